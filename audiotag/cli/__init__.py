@@ -1,0 +1,102 @@
+"""The command line: parse, one library call, render. Every command lives in a file of its family beside this one.
+
+`main` is the only place where errors become lines and exit codes. Nothing heavy is imported before a command's body.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from audiotag import __version__
+from audiotag.errors import AudiotagError, ExitCode
+
+# Newer Typer releases carry their own copy of click, older ones import it; both are reached from a public name.
+_ClickUsageError = typer.BadParameter.__base__
+assert _ClickUsageError is not None
+_ClickError = _ClickUsageError.__base__
+assert _ClickError is not None
+
+app = typer.Typer(
+    name="audiotag",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"audiotag {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def audiotag(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Tell what is in a recording.
+
+    Example: audiotag predict clip.wav
+    """
+
+
+def main() -> None:
+    """Runs the program and ends the process with one of `ExitCode`."""
+    # `--debug` is taken anywhere on the line: people add it at the end of a command that has just failed.
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    sys.exit(_run(arguments, debug=debug))
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    try:
+        code = app(arguments, standalone_mode=False, prog_name="audiotag") or ExitCode.OK
+        sys.stdout.flush()
+        return int(code)
+    except BrokenPipeError:
+        return _leave_quietly()
+    except KeyboardInterrupt:
+        return _report("interrupted", ExitCode.INTERRUPTED)
+    except typer.Abort:
+        return _report("aborted", ExitCode.COULD_NOT_RUN)
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(str(error.format_message()))  # type: ignore[attr-defined]
+        return ExitCode.USAGE
+    if isinstance(error, _ClickError):
+        context = getattr(error, "ctx", None)
+        way_out = f" Try `{context.command_path} --help`." if context is not None else ""
+        return _report(str(error.format_message()).strip().rstrip(".") + "." + way_out, ExitCode.USAGE)  # type: ignore[attr-defined]
+    if isinstance(error, AudiotagError):
+        return _report(str(error), error.exit_code)
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    return _report(f"unexpected {what}. Run again with --debug and report what it shows", ExitCode.COULD_NOT_RUN)
+
+
+def _report(message: str, code: ExitCode) -> int:
+    one_line = " ".join(message.split())
+    try:
+        typer.echo(f"audiotag: error: {one_line}".encode("utf-8", "backslashreplace"), err=True)
+    except OSError:
+        pass  # stderr is closed: the exit code still tells
+    return code
+
+
+def _leave_quietly() -> int:
+    # Who reads has closed the pipe (`| head`). Python would complain again when it flushes stdout at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.OK

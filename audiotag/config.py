@@ -1,0 +1,235 @@
+"""The records that say what a model is; nothing of this is a constant anywhere else.
+
+`ModelConfig` is the whole of a model folder's `config.json` and `preprocessor_config.json`; `model_folder` reads and
+writes the files. Six published models and ours differ only in these values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeVar
+
+ARCHITECTURE = "AudioRepInceptionNeXt"
+MODEL_TYPE = "audio-rep-inception-next"
+
+Padding = Literal["silence", "last_frame", "last_sample"]
+Activation = Literal["softmax", "sigmoid"]
+Aggregate = Literal["mean", "max"]
+PROBLEM_TYPE_OF: dict[Activation, str] = {
+    "softmax": "single_label_classification",
+    "sigmoid": "multi_label_classification",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontEndConfig:
+    """From a waveform window to a log-mel: librosa's meanings, samples and Hz. Fixed by training.
+
+    The STFT is centred: `n_fft // 2` zeros on each side, a periodic Hann window of `win_length` zero-padded centrally
+    to `n_fft`, so `1 + n_samples // hop_length` frames. Then magnitude (power 1), HTK mel triangles without
+    normalisation, natural log of `mel + log_offset`.
+    """
+
+    sample_rate: int  # Hz
+    n_fft: int  # samples
+    win_length: int  # samples
+    hop_length: int  # samples
+    n_mels: int  # bands
+    fmin: float  # Hz
+    fmax: float  # Hz
+    log_offset: float = 1e-6  # magnitude added before the logarithm
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hop_length <= self.win_length <= self.n_fft:
+            raise ValueError(
+                "hop_length, win_length and n_fft must rise and be positive, "
+                f"not {self.hop_length}, {self.win_length}, {self.n_fft}"
+            )
+        if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
+            raise ValueError(
+                f"fmin and fmax must rise within 0 and {self.sample_rate / 2} Hz, not {self.fmin}, {self.fmax}"
+            )
+        if self.n_mels < 1 or self.log_offset <= 0:
+            raise ValueError(f"n_mels and log_offset must be positive, not {self.n_mels}, {self.log_offset}")
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of a waveform of `n_samples`."""
+        return 1 + n_samples // self.hop_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """The excerpt that the network sees. Fixed by training."""
+
+    n_samples: int  # samples of a full window
+    n_frames: int  # frames of its log-mel
+    padding: Padding = "silence"  # how a shorter clip is filled up
+    view_length: int = 0  # samples that views are spread for (the authors' C = n_samples + 1); 0: n_samples
+
+    def __post_init__(self) -> None:
+        if self.n_samples < 1 or self.n_frames < 1:
+            raise ValueError(f"n_samples and n_frames must be positive, not {self.n_samples}, {self.n_frames}")
+        if self.padding not in ("silence", "last_frame", "last_sample"):
+            raise ValueError(f"padding must be 'silence', 'last_frame' or 'last_sample', not {self.padding!r}")
+        if self.view_length == 0:
+            object.__setattr__(self, "view_length", self.n_samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """A named slice of the last layer's outputs; most models have one, without a name."""
+
+    name: str
+    size: int  # outputs
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"a head needs one output at least, not {self.size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The shape of an AudioRepInceptionNeXt. The defaults are the published size (Lau, Rehman, Po, 2024, table 1)."""
+
+    n_labels: int  # outputs, all heads together
+    width: int = 64  # channels of the first stage; each later stage has twice as many
+    depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks of each stage
+    kernel_sizes: tuple[int, ...] = (21, 11, 3)  # depth-wise branches, largest first, odd
+    dropout: float = 0.5  # before the head, in training only
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depths", tuple(self.depths))
+        object.__setattr__(self, "kernel_sizes", tuple(self.kernel_sizes))
+        if self.n_labels < 1 or self.width < 1 or not self.depths or min(self.depths) < 1:
+            raise ValueError(f"n_labels, width and depths must be positive: {self}")
+        if not self.kernel_sizes or any(size % 2 == 0 or size < 1 for size in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes must be odd, not {self.kernel_sizes}")
+        if self.kernel_sizes[0] != max(self.kernel_sizes):
+            raise ValueError(f"kernel_sizes must begin with the largest, not {self.kernel_sizes}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.width * 2**stage for stage in range(len(self.depths)))
+
+    @property
+    def stride(self) -> int:
+        """Frames and mel bands that become one position before the head."""
+        return 4 * 2 ** (len(self.depths) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """All that is needed to go from a waveform to tags with a model's weights."""
+
+    network: NetworkConfig
+    frontend: FrontEndConfig
+    window: WindowConfig
+    labels: tuple[str, ...]
+    activation: Activation  # how logits become scores; softmax runs over each head by itself
+    aggregate: Aggregate = "mean"  # how the scores of a clip's windows become one
+    heads: tuple[HeadConfig, ...] = ()  # empty: one head without a name
+    thresholds: tuple[float, ...] = ()  # per label: the least score that is shown by default; empty: 0 for all
+    int8_map_loss: float | None = None  # points of macro mAP (0 to 100) lost by model_int8.onnx; None: not measured
+    license: str | None = None  # SPDX identifier of the weights
+    provenance: dict[str, Any] = field(default_factory=dict)  # where the weights come from
+    metrics: dict[str, Any] = field(default_factory=dict)  # what was measured, on what
+
+    def __post_init__(self) -> None:
+        n_labels = self.network.n_labels
+        if len(self.labels) != n_labels:
+            raise ValueError(f"the network has {n_labels} outputs, but there are {len(self.labels)} labels")
+        if self.heads and sum(head.size for head in self.heads) != n_labels:
+            raise ValueError(f"the heads {self.heads} do not add up to {n_labels} outputs")
+        if not self.thresholds:
+            object.__setattr__(self, "thresholds", (0.0,) * n_labels)
+        if len(self.thresholds) != n_labels:
+            raise ValueError(f"{len(self.thresholds)} thresholds for {n_labels} labels")
+        if self.activation not in PROBLEM_TYPE_OF:
+            raise ValueError(f"activation must be 'softmax' or 'sigmoid', not {self.activation!r}")
+        if self.aggregate not in ("mean", "max"):
+            raise ValueError(f"aggregate must be 'mean' or 'max', not {self.aggregate!r}")
+        expected = self.frontend.n_frames(self.window.n_samples)
+        if self.window.n_frames != expected:
+            raise ValueError(
+                f"a window of {self.window.n_samples} samples has {expected} frames, not {self.window.n_frames}"
+            )
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of a full window."""
+        return self.window.n_samples / self.frontend.sample_rate
+
+    @property
+    def head_slices(self) -> tuple[tuple[str | None, slice], ...]:
+        """Name (None for the only head) and outputs of each head."""
+        if not self.heads:
+            return ((None, slice(0, self.network.n_labels)),)
+        slices, start = [], 0
+        for head in self.heads:
+            slices.append((head.name, slice(start, start + head.size)))
+            start += head.size
+        return tuple(slices)
+
+    def to_config_dict(self) -> dict[str, Any]:
+        """The content of `config.json`, as `transformers` lays it out, with our fields beside it."""
+        shown: dict[str, Any] = {
+            "architectures": [ARCHITECTURE],
+            "model_type": MODEL_TYPE,
+            "problem_type": PROBLEM_TYPE_OF[self.activation],
+            "id2label": {str(index): name for index, name in enumerate(self.labels)},
+            "label2id": {name: index for index, name in enumerate(self.labels)},
+            "network": asdict(self.network),
+            "aggregate": self.aggregate,
+        }
+        if self.heads:
+            shown["heads"] = [asdict(head) for head in self.heads]
+        if any(self.thresholds):
+            shown["thresholds"] = dict(zip(self.labels, self.thresholds, strict=True))
+        if self.int8_map_loss is not None:
+            shown["int8_map_loss"] = self.int8_map_loss
+        if self.license is not None:
+            shown["license"] = self.license
+        return {**shown, "provenance": self.provenance, "metrics": self.metrics}
+
+    def to_preprocessor_dict(self) -> dict[str, Any]:
+        """The content of `preprocessor_config.json`."""
+        return {"frontend": asdict(self.frontend), "window": asdict(self.window)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a network is trained; none of it is needed afterwards."""
+
+    steps: int = 4000  # optimiser steps
+    batch_size: int = 32  # windows
+    learning_rate: float = 2e-3  # peak, AdamW
+    weight_decay: float = 0.05  # on weights of two or more dimensions
+    warmup_steps: int = 200  # linear
+    mixup_probability: float = 0.5  # share of windows that get a second one mixed in
+    mask_frames: int = 24  # longest time mask, two of them
+    mask_mels: int = 8  # widest mel mask, two of them
+    label_smoothing: float = 0.0  # of known labels
+    ema_decay: float = 0.998  # of the averaged weights that are validated and kept
+    validate_every: int = 200  # steps
+    patience: int = 0  # validations without a better mAP before training stops; 0: never
+    seed: int = 0
+
+
+_Record = TypeVar("_Record")
+
+
+def record_from_dict(record: type[_Record], values: dict[str, Any], *, where: str) -> _Record:
+    """Builds `record` from a JSON object.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value is not allowed; the message begins with `where`.
+    """
+    known = {f.name for f in fields(record)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}")
+    try:
+        return record(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error

@@ -1,0 +1,80 @@
+"""The ordered names that a model can give, and how people find them.
+
+The network knows a label by its position only; everything a person types goes through `LabelSet.select`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from audiotag.errors import UsageError
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Ordered, unique label names; index `i` is the network's output `i`.
+
+    Raises:
+        ValueError: a name is empty or stands twice.
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if any(not name for name in self.names):
+            raise ValueError(f"label {self.names.index('')} has an empty name")
+        if len(set(self.names)) != len(self.names):
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise ValueError(f"label {twice!r} stands more than once")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, index: int) -> str:
+        return self.names[index]
+
+    @cached_property
+    def _index_of_folded(self) -> dict[str, int]:
+        return {name.casefold(): index for index, name in enumerate(self.names)}
+
+    def find(self, pattern: str) -> tuple[int, ...]:
+        """Positions of the labels that `pattern` names: a whole name or a shell glob, upper and lower case alike.
+
+        Raises:
+            UsageError: nothing matches; the message suggests the nearest names.
+        """
+        exact = self._index_of_folded.get(pattern.casefold())
+        if exact is not None:
+            return (exact,)
+        matched = tuple(
+            index for index, name in enumerate(self.names)
+            if fnmatch.fnmatchcase(name.casefold(), pattern.casefold())
+        )
+        if not matched:
+            raise UsageError(f"label {pattern!r}: {self._suggest(pattern)}")
+        return matched
+
+    def select(self, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> tuple[int, ...]:
+        """Positions left after keeping `include` (all where empty) and dropping `exclude`, in network order."""
+        kept = {index for pattern in include for index in self.find(pattern)} or set(range(len(self)))
+        dropped = {index for pattern in exclude for index in self.find(pattern)}
+        return tuple(sorted(kept - dropped))
+
+    def search(self, text: str) -> tuple[int, ...]:
+        """Positions of the labels whose name contains `text`, upper and lower case alike."""
+        return tuple(index for index, name in enumerate(self.names) if text.casefold() in name.casefold())
+
+    def _suggest(self, pattern: str) -> str:
+        near = difflib.get_close_matches(pattern.casefold(), self._index_of_folded, n=3, cutoff=0.5)
+        near = near or [name.casefold() for name in (self[i] for i in self.search(pattern)[:3])]
+        if not near:
+            return "the model does not know it. `audiotag labels` lists what it knows"
+        return "the model does not know it. Did you mean " + ", ".join(
+            repr(self[self._index_of_folded[name]]) for name in near) + "?"

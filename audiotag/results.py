@@ -1,0 +1,122 @@
+"""What a run gives: frozen records, and the dictionaries that JSON shows of them.
+
+The writers (`writers`) turn these records into text; the pipeline (`tagger`) makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# Version of the layout that `ClipResult.to_dict` gives; it goes up when a key changes its meaning or goes away.
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "empty", "failed"]
+
+SCORE_DIGITS = 6
+SECONDS_DIGITS = 3
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A label and its score on a clip or a window.
+
+    `head` is the name of the network's head that the label belongs to, or None where there is only one.
+    """
+
+    label: str
+    score: float
+    head: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form a Hub audio-classification pipeline returns, plus `head` where a model has several."""
+        shown: dict[str, Any] = {"label": self.label, "score": round(self.score, SCORE_DIGITS)}
+        return shown if self.head is None else {**shown, "head": self.head}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowResult:
+    """The tags of one window; `start` and `end` are seconds from the beginning of the input."""
+
+    start: float
+    end: float
+    tags: tuple[Tag, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """`{"start", "end", "tags"}` with rounded numbers."""
+        return {
+            "start": round(self.start, SECONDS_DIGITS),
+            "end": round(self.end, SECONDS_DIGITS),
+            "tags": [tag.to_dict() for tag in self.tags],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A label that is heard from `start` to `end` (seconds); `score` is the highest in between."""
+
+    label: str
+    start: float
+    end: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipResult:
+    """What is heard in one input (or, with `channel`, in one of its channels).
+
+    `tags` are sorted by falling score; none reached its threshold where the tuple is empty.
+    `windows` is None unless it was asked for. `start` is where tagging began (seconds into the input) and
+    `duration` how many seconds were tagged. `warning` says what was wrong with an input that was only partly read.
+    """
+
+    path: str
+    duration: float
+    tags: tuple[Tag, ...]
+    start: float = 0.0
+    windows: tuple[WindowResult, ...] | None = None
+    channel: int | None = None
+    warning: str | None = None
+
+    @property
+    def status(self) -> Status:
+        """`ok`, or `empty` where no label reached its threshold."""
+        return "ok" if self.tags else "empty"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of product contract version `SCHEMA_VERSION`; optional keys are left out when unset."""
+        shown: dict[str, Any] = {
+            "path": self.path,
+            "status": self.status,
+            "duration": round(self.duration, SECONDS_DIGITS),
+        }
+        if self.start:
+            shown["start"] = round(self.start, SECONDS_DIGITS)
+        if self.channel is not None:
+            shown["channel"] = self.channel
+        shown["tags"] = [tag.to_dict() for tag in self.tags]
+        if self.windows is not None:
+            shown["windows"] = [window.to_dict() for window in self.windows]
+        if self.warning is not None:
+            shown["warning"] = self.warning
+        return shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An input that could not be tagged, and why in one line."""
+
+    path: str
+    error: str
+
+    @property
+    def status(self) -> Status:
+        """Always `failed`."""
+        return "failed"
+
+    def to_dict(self) -> dict[str, Any]:
+        """`{"path", "status", "error"}`."""
+        return {"path": self.path, "status": self.status, "error": self.error}
+
+
+Result = ClipResult | Failure
