@@ -1,0 +1,217 @@
+"""Every option of the command line, defined once: same flag, same meaning everywhere.
+
+A command's signature takes an alias from here and its default from the library's record. Where a command has an option
+for each field of a record, `record_of` builds the record from what was typed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from audiotag.errors import UsageError
+from audiotag.options import AGGREGATES, CHANNELS, ENGINES, PRECISIONS, EngineOptions, TagOptions
+
+DEVICES = ("auto", "cpu", "cuda", "mps")  # what completion offers; cuda:N is taken too
+
+TAG = TagOptions()  # the library's defaults, which are the command line's
+ENGINE = EngineOptions()
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of `90`, `1:30`, `1:30.5` or `0:01:30`.
+
+    >>> parse_seconds("1:02:03.5")
+    3723.5
+    """
+    parts = text.split(":")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    is_clock = all(part.isdigit() for part in parts[:-1]) and all(0 <= number < 60 for number in numbers[1:])
+    if not numbers or len(numbers) > 3 or not is_clock or not 0 <= numbers[0] < float("inf"):
+        raise typer.BadParameter(f"{text!r} is not a time; write seconds (90.5) or h:mm:ss (0:01:30)")
+    seconds = 0.0
+    for number in numbers:
+        seconds = seconds * 60 + number
+    return seconds
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """A parser that takes one of `names`, and lists them where it was given another word."""
+    allowed = tuple(names)
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def completing(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """What the shell offers for an option that takes one of `names`."""
+    allowed = tuple(names)
+    return lambda incomplete: [name for name in allowed if name.startswith(incomplete)]
+
+
+_Record = TypeVar("_Record")
+
+
+def record_of(record: type[_Record], context: typer.Context) -> _Record:
+    """The record whose fields are options of the command that runs.
+
+    Raises:
+        UsageError: the values do not go together.
+    """
+    names = [field.name for field in fields(record) if field.name in context.params]  # type: ignore[arg-type]
+    values = {name: context.params[name] for name in names}
+    return record(**{name: _as_field(value) for name, value in values.items()})
+
+
+def _as_field(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def set_verbosity(*, quiet: bool, verbose: bool) -> None:
+    """Sends the library's log to stderr as `audiotag: ...` lines: warnings, also notes if `verbose`, else nothing."""
+    if quiet and verbose:
+        raise UsageError("quiet and verbose: contradict each other. Leave out one of the two")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    logger = logging.getLogger("audiotag")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        line = " ".join(f"audiotag: {level}{record.getMessage()}".split())
+        return line.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+# --- what is tagged ---
+
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Audio or video files; - is audio on stdin.")]
+Include = Annotated[list[str], typer.Option("--include", metavar="GLOB", help="In folders, take only these names.")]
+Exclude = Annotated[list[str], typer.Option("--exclude", metavar="GLOB", help="In folders, leave out these names.")]
+FilesFrom = Annotated[
+    str | None, typer.Option("--files-from", metavar="FILE", help="Read more inputs from a list; - is stdin.")
+]
+Null = Annotated[
+    bool, typer.Option("--null", "-0", help="The list of --files-from is separated by NUL instead of newlines.")
+]
+
+# --- which part of a clip, and which scores become tags: the fields of TagOptions ---
+
+Hop = Annotated[
+    float | None,
+    typer.Option(
+        "--hop", parser=parse_seconds, metavar="SECONDS", help="Distance of windows. [default: the model's window]",
+        show_default=False,
+    ),
+]  # fmt: skip
+MaxWindows = Annotated[
+    int | None,
+    typer.Option(
+        "--max-windows", metavar="N", min=1, help="Skim: N windows spread evenly, the rest is not even decoded."
+    ),
+]
+Channels = Annotated[
+    str,
+    typer.Option(
+        "--channels", metavar="|".join(CHANNELS) + "|N", autocompletion=completing(CHANNELS),
+        help="What is heard of several channels; N counts from 0.",
+    ),
+]  # fmt: skip
+Start = Annotated[
+    float, typer.Option("--start", parser=parse_seconds, metavar="TIME", help="Skip this much (seconds or h:mm:ss).")
+]
+Duration = Annotated[
+    float | None,
+    typer.Option("--duration", parser=parse_seconds, metavar="TIME", help="Hear only this much (seconds or h:mm:ss)."),
+]
+Aggregate = Annotated[
+    str | None,
+    typer.Option(
+        "--aggregate", parser=one_of(AGGREGATES), metavar="|".join(AGGREGATES), autocompletion=completing(AGGREGATES),
+        help="How the windows' scores become the clip's. [default: the model's]", show_default=False,
+    ),
+]  # fmt: skip
+TopK = Annotated[int, typer.Option("--top-k", "-k", metavar="N", min=0, help="Tags of a clip, at most; 0 for all.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", "-t", metavar="SCORE", min=0.0, max=1.0, show_default=False,
+        help="Least score of a tag. [default: the model's, label by label]",
+    ),
+]  # fmt: skip
+IncludeLabels = Annotated[
+    list[str], typer.Option("--include-labels", metavar="LABEL", help="Give only this label or glob (repeatable).")
+]
+ExcludeLabels = Annotated[
+    list[str], typer.Option("--exclude-labels", metavar="LABEL", help="Never give this label or glob (repeatable).")
+]
+Windows = Annotated[bool, typer.Option("--windows", help="Give the tags of each window too.")]
+
+# --- the model and what runs it: the fields of EngineOptions ---
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", envvar="AUDIOTAG_MODEL", show_default=False, show_envvar=False,
+        help="A folder, org/name[@revision] on the Hub, or default. [default: $AUDIOTAG_MODEL or the embedded model]",
+    ),
+]  # fmt: skip
+Update = Annotated[bool, typer.Option("--update", help="Ask the Hub for a newer revision than the cached one.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda[:N]|mps", autocompletion=completing(DEVICES), help="Where the network runs."
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine", parser=one_of(ENGINES), metavar="|".join(ENGINES), autocompletion=completing(ENGINES),
+        help="What runs the network.",
+    ),
+]  # fmt: skip
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", parser=one_of(PRECISIONS), metavar="|".join(PRECISIONS), autocompletion=completing(PRECISIONS),
+        help="auto takes int8 on a CPU where the model's card allows it.",
+    ),
+]  # fmt: skip
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", metavar="N", min=1, show_default=False, help="Windows computed at once, at most."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=1, show_default=False, help="Threads that decode. [default: a core]"),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", min=1, show_default=False, help="Threads of the engine. [default: a core]"),
+]
+
+# --- what comes out ---
+
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write here instead of to stdout.")
+]
+Header = Annotated[bool, typer.Option("--header", help="Open NDJSON with a line about the run and the model.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr: model, engine, device.")]

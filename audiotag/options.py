@@ -1,0 +1,97 @@
+"""What a run asks for: which windows and tags, and on which engine. Checked here, before anything heavy is imported.
+
+`tagger` carries it out; the command line takes its defaults from these records.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from audiotag.config import Aggregate
+from audiotag.errors import UsageError
+
+EngineName = Literal["auto", "onnx", "torch"]
+PrecisionName = Literal["auto", "fp32", "int8", "fp16", "bf16"]
+
+CHANNELS = ("mix", "left", "right", "each")  # or a number from 0
+AGGREGATES: tuple[Aggregate, ...] = ("mean", "max")
+ENGINES: tuple[EngineName, ...] = ("auto", "onnx", "torch")
+PRECISIONS: tuple[PrecisionName, ...] = ("auto", "fp32", "int8", "fp16", "bf16")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagOptions:
+    """Which part of a clip is heard, and which scores become tags.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    hop: float | None = None  # seconds between windows; None: the length of the model's window
+    max_windows: int | None = None  # that many views spread evenly, instead of a window every hop
+    channels: str = "mix"  # mix (the mean), left, right, each, or a number from 0
+    start: float = 0.0  # seconds
+    duration: float | None = None  # seconds; None: to the end
+    aggregate: Aggregate | None = None  # over a clip's windows; None: the model's
+    top_k: int = 5  # tags of each head; 0: all
+    threshold: float | None = None  # least score; None: the model's, label by label
+    include_labels: tuple[str, ...] = ()  # names or globs; empty: all
+    exclude_labels: tuple[str, ...] = ()  # names or globs
+    windows: bool = False  # tags of each window too
+
+    def __post_init__(self) -> None:
+        _check(self.hop is None or self.hop > 0, "hop", "more than 0 seconds", self.hop)
+        _check(self.max_windows is None or self.max_windows > 0, "max-windows", "1 or more", self.max_windows)
+        numbered = self.channels.isascii() and self.channels.isdigit()
+        _check(numbered or self.channels in CHANNELS, "channels", f"{', '.join(CHANNELS)} or a number", self.channels)
+        _check(self.start >= 0, "start", "0 or more seconds", self.start)
+        _check(self.duration is None or self.duration > 0, "duration", "more than 0 seconds", self.duration)
+        _check(self.aggregate in (None, *AGGREGATES), "aggregate", " or ".join(AGGREGATES), self.aggregate)
+        _check(self.top_k >= 0, "top-k", "0 (all) or more", self.top_k)
+        _check(self.threshold is None or 0 <= self.threshold <= 1, "threshold", "0 to 1", self.threshold)
+        _check(self.hop is None or self.max_windows is None, "max-windows", "without hop", self.max_windows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What computes the logits, and how many windows and threads at a time.
+
+    Raises:
+        UsageError: a value is out of its range, or no engine has this device and precision together.
+    """
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
+    engine: EngineName = "auto"
+    precision: PrecisionName = "auto"
+    batch_size: int | None = None  # windows that the engine gets at once, at most; None: fits the device
+    workers: int | None = None  # threads that decode and compute log-mels; None: fits the machine
+    threads: int | None = None  # threads of the engine on a CPU; None: one a core
+
+    def __post_init__(self) -> None:
+        _check(_DEVICE.fullmatch(self.device) is not None, "device", "auto, cpu, cuda, cuda:N or mps", self.device)
+        _check(self.engine in ENGINES, "engine", ", ".join(ENGINES), self.engine)
+        _check(self.precision in PRECISIONS, "precision", ", ".join(PRECISIONS), self.precision)
+        for name, value in (
+            ("batch-size", self.batch_size), ("workers", self.workers), ("threads", self.threads)
+        ):  # fmt: skip
+            _check(value is None or value > 0, name, "1 or more", value)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        on_gpu = self.device.startswith(("cuda", "mps"))
+        if on_gpu and self.engine == "onnx":
+            raise UsageError(f"engine onnx runs on the CPU only, not on {self.device}. Leave out one of the two")
+        if self.precision == "int8" and (on_gpu or self.engine == "torch"):
+            raise UsageError("precision int8 runs on the CPU with engine onnx only. Leave out device and engine")
+        if self.precision in ("fp16", "bf16") and (self.device == "cpu" or self.engine == "onnx"):
+            raise UsageError(
+                f"precision {self.precision} needs a GPU and engine torch. Use fp32 or int8 on the CPU"
+            )
+
+
+def _check(is_allowed: bool, name: str, allowed: str, value: object) -> None:
+    if not is_allowed:
+        raise UsageError(f"{name} must be {allowed}, not {value!r}")
