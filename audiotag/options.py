@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -95,3 +96,10 @@ class EngineOptions:
 def _check(is_allowed: bool, name: str, allowed: str, value: object) -> None:
     if not is_allowed:
         raise UsageError(f"{name} must be {allowed}, not {value!r}")
+
+
+def core_count() -> int:
+    """Cores that this process may use, which on shared machines are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -18,7 +18,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Window:
-    """An excerpt: `start` in samples from the first sample of the stream, and `[sample]`, never more than a window."""
+    """An excerpt: `start` in samples from the first of the stream; `[sample]` or `[row, sample]`, a window at most."""
 
     start: int
     samples: FloatArray
@@ -60,20 +60,20 @@ def view_starts(n_samples: int, *, window: WindowConfig, n_views: int) -> tuple[
 def cut_windows(blocks: Iterable[FloatArray], *, window: WindowConfig, hop: int) -> Iterator[Window]:
     """The windows at `window_starts` of a stream whose length is not known beforehand.
 
-    Shape: blocks `[sample]` of any length -> windows `[n_samples]`; a single shorter one where the stream is shorter.
-    Holds one window and one block at a time.
+    Shape: blocks `[sample]` (or `[row, sample]`) of any length -> windows `[n_samples]` (`[row, n_samples]`); a single
+    shorter one where the stream is shorter. Holds one window and one block at a time.
     """
     length = window.n_samples
-    held = np.zeros(0, dtype=np.float32)  # what may still be needed; its first sample is number `offset`
+    held: FloatArray | None = None  # what may still be needed; its first sample is number `offset`
     offset = next_start = 0
     for block in blocks:
-        held = np.concatenate([held, block])
+        held = block if held is None else np.concatenate([held, block], axis=-1)
         # A window is cut only when a sample follows it: the window that ends the clip is cut below.
-        while offset + len(held) > next_start + length:
-            yield Window(next_start, held[next_start - offset : next_start - offset + length])
+        while offset + held.shape[-1] > next_start + length:
+            yield Window(next_start, held[..., next_start - offset : next_start - offset + length])
             next_start += hop
-        drop = max(0, min(next_start - offset, len(held) - length))
-        held, offset = held[drop:], offset + drop
-    if len(held):
-        start = max(0, offset + len(held) - length)
-        yield Window(start, held[start - offset :])
+        drop = max(0, min(next_start - offset, held.shape[-1] - length))
+        held, offset = held[..., drop:], offset + drop
+    if held is not None and held.shape[-1]:
+        start = max(0, offset + held.shape[-1] - length)
+        yield Window(start, held[..., start - offset :])

@@ -19,6 +19,8 @@ class Engine(Protocol):
     name: str  # 'onnx' or 'torch'
     device: str  # 'cpu', 'cuda:0', 'mps'
     precision: str  # 'fp32', 'int8', 'fp16', 'bf16'
+    concurrency: int  # how many threads may call at once, and must, to use the whole device
+    batch_size: int  # windows of a call that use the device well; more only cost memory
 
     def __call__(self, log_mels: FloatArray) -> FloatArray:
         """Logits of a batch.

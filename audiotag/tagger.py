@@ -1,0 +1,194 @@
+"""A model on an engine: the library's front door. What runs inside is `pipeline`.
+
+    tagger = load("org/name")
+    for result in tagger.tag_many(["a.wav", "b.mp3"]):
+        print(result.path, result.status)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+
+from audiotag.config import ModelConfig
+from audiotag.engines import Engine
+from audiotag.errors import AudioError, EngineError, UsageError
+from audiotag.hub import resolve_model
+from audiotag.inputs import Input
+from audiotag.labels import LabelSet
+from audiotag.model_folder import ModelFolder
+from audiotag.options import EngineOptions as EngineOptions
+from audiotag.options import TagOptions as TagOptions
+from audiotag.pipeline import Pipeline
+from audiotag.results import ClipResult, Failure, Result
+
+logger = logging.getLogger(__name__)
+
+# int8 is taken by itself where the model's card says that it costs at most this many points of mAP.
+MAX_INT8_MAP_LOSS = 0.5
+
+
+def load(model: str | os.PathLike[str] | None = None, *, device: str = "auto") -> Tagger:
+    """A tagger with a model: None (the embedded default), a folder, or `org/name[@revision]` on the Hub.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be read.
+        EngineError: the device is not available.
+    """
+    return Tagger(resolve_model(model), options=EngineOptions(device=device))
+
+
+class Tagger:
+    """A model on an engine, ready to tag."""
+
+    def __init__(self, folder: ModelFolder, *, options: EngineOptions | None = None) -> None:
+        self.options = options or EngineOptions()
+        self.model = folder
+        self.engine = open_engine(folder, self.options)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self.model.config
+
+    @cached_property
+    def labels(self) -> LabelSet:
+        """The labels that the model knows, in its order."""
+        return LabelSet(self.config.labels)
+
+    def tag(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        options: TagOptions | None = None,
+    ) -> ClipResult:
+        """What is heard in a file; `top_k` and `threshold` replace those of `options`.
+
+        Raises:
+            AudioError: the file could not be read.
+        """
+        options = options or TagOptions()
+        if options.channels == "each":
+            raise UsageError("channels 'each' gives several results. Use tag_many")
+        if top_k is not None:
+            options = replace(options, top_k=top_k)
+        if threshold is not None:
+            options = replace(options, threshold=threshold)
+        (result,) = self.tag_many([path], options=options)
+        if isinstance(result, Failure):
+            raise AudioError(f"{result.path}: {result.error}")
+        return result
+
+    def tag_many(
+        self,
+        inputs: Iterable[str | os.PathLike[str] | Input],
+        *,
+        options: TagOptions | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Iterator[Result]:
+        """A result for each input, in their order; one for each channel with `channels="each"`.
+
+        `inputs` may be endless: it is read a bounded number ahead. `on_progress` gets seconds of audio newly done, on
+        the caller's thread. Closing the generator stops its threads.
+
+        Raises:
+            UsageError: an option does not fit the model (before the first input is read).
+        """
+        pipeline = Pipeline(
+            self.engine, self.config, options or TagOptions(),
+            batch_size=self.options.batch_size, workers=self.options.workers,
+        )  # fmt: skip
+        return pipeline.run(map(_as_input, inputs), on_progress=on_progress)
+
+
+def _as_input(given: str | os.PathLike[str] | Input) -> Input:
+    if isinstance(given, Input):
+        return given
+    path = os.fspath(given)
+    return Input(path=path, source=Path(path), size=None, mtime_ns=None)
+
+
+# --- the choice of an engine ---
+
+
+def open_engine(folder: ModelFolder, options: EngineOptions) -> Engine:
+    """The engine that `options` ask for, or the best one that works here.
+
+    Raises:
+        EngineError: what was asked for is not available here.
+        ModelError: the model has no file for it.
+    """
+    device = choose_device(options)
+    if options.engine == "torch" or device != "cpu":
+        engine = _open_torch(folder, device, options)
+    else:
+        engine = _open_onnx(folder, options)
+    logger.info("engine %s on %s, precision %s", engine.name, engine.device, engine.precision)
+    return engine
+
+
+def choose_device(options: EngineOptions) -> str:
+    """The device asked for; for 'auto' a GPU that torch can use, else the CPU.
+
+    torch costs seconds to import, so it is asked only where a cheap look finds a GPU and an installed torch.
+    """
+    if options.device != "auto":
+        return options.device
+    if options.engine == "onnx" or options.precision == "int8" or not _has_gpu():
+        return "cpu"
+    if find_spec("torch") is None:
+        logger.info("there is a GPU here, but torch is not installed: pip install 'audiotag-cli[torch]' to use it")
+        return "cpu"
+    return _working_gpu() or "cpu"
+
+
+def _has_gpu() -> bool:
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"
+    # A driver of NVIDIA on Linux, on Windows, or on Windows seen from WSL; one of AMD.
+    evidence = ("/dev/nvidiactl", r"C:\Windows\System32\nvcuda.dll", "/dev/dxg", "/dev/kfd")
+    return any(Path(path).exists() for path in evidence)
+
+
+def _working_gpu() -> str | None:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else None
+
+
+def choose_cpu_precision(folder: ModelFolder, options: EngineOptions) -> str:
+    """int8 for 'auto' where the model has it and its card says that it costs next to nothing."""
+    if options.precision != "auto":
+        return options.precision
+    loss = folder.config.int8_map_loss
+    is_cheap = loss is not None and loss <= MAX_INT8_MAP_LOSS
+    return "int8" if is_cheap and folder.has("onnx/model_int8.onnx") else "fp32"
+
+
+def _open_onnx(folder: ModelFolder, options: EngineOptions) -> Engine:
+    from audiotag.engines.onnx import FILE_OF_PRECISION, OnnxEngine
+
+    precision = choose_cpu_precision(folder, options)
+    path = folder.file(FILE_OF_PRECISION[precision])
+    return OnnxEngine(path, folder.config, precision=precision, threads=options.threads)
+
+
+def _open_torch(folder: ModelFolder, device: str, options: EngineOptions) -> Engine:
+    if find_spec("torch") is None:
+        raise EngineError(f"engine torch on {device}: torch is not installed. pip install 'audiotag-cli[torch]'")
+    from audiotag.engines.torch import TorchEngine
+    from audiotag.network import load_fused
+
+    network = load_fused(folder.file("model.safetensors"), folder.config.network)
+    precision = "fp32" if options.precision == "auto" else options.precision
+    return TorchEngine(network, device=device, precision=precision, threads=options.threads)
