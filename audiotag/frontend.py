@@ -73,12 +73,12 @@ class LogMel:
         after = max(0, (n_frames - 1) * hop + win - before - waveforms.shape[1])
         padded = np.pad(waveforms, ((0, 0), (before, after)))
         frames = np.lib.stride_tricks.sliding_window_view(padded, win, axis=1)[:, : n_frames * hop : hop]
-        return (frames * self._hann).reshape(-1, win)
+        return np.asarray((frames * self._hann).reshape(-1, win))
 
     def _magnitudes(self, frames: FloatArray) -> FloatArray:
         spectrum = scipy.fft.rfft(frames, n=self.config.n_fft, axis=1)
         # numpy's abs of a complex number guards against overflow (hypot) at twice the cost; audio does not overflow.
-        return np.sqrt(np.square(spectrum.real) + np.square(spectrum.imag))
+        return np.asarray(np.sqrt(np.square(spectrum.real) + np.square(spectrum.imag)))
 
 
 class WindowLogMel:
@@ -102,7 +102,7 @@ class WindowLogMel:
         missing = self.window.n_samples - len(samples)
         if self.window.padding == "last_frame":
             log_mel = self.log_mel(samples[None])[0]
-            return np.pad(log_mel, ((0, self.window.n_frames - len(log_mel)), (0, 0)), mode="edge")
+            return np.asarray(np.pad(log_mel, ((0, self.window.n_frames - len(log_mel)), (0, 0)), mode="edge"))
         mode = "edge" if self.window.padding == "last_sample" else "constant"
         padded: FloatArray = np.pad(samples, (0, missing), mode=mode)  # type: ignore[call-overload]
         return self.log_mel(padded[None])[0]

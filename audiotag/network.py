@@ -174,9 +174,9 @@ def _fuse_children(module: nn.Module) -> None:
 
 def _conv_with_bias_like(conv: nn.Conv2d) -> nn.Conv2d:
     return nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, groups=conv.groups,
-        bias=True, device=conv.weight.device, dtype=conv.weight.dtype,
-    )  # type: ignore[arg-type]  # fmt: skip
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,  # type: ignore[arg-type]
+        groups=conv.groups, bias=True, device=conv.weight.device, dtype=conv.weight.dtype,
+    )  # fmt: skip
 
 
 def save_fused(network: AudioRepInceptionNeXt, path: Path) -> None:

@@ -1,0 +1,184 @@
+"""Labelled clips, and their log-mels computed once.
+
+A data set is a folder with one sub-folder per label (`label/clip.wav`) or a CSV manifest with the columns `path`
+(relative to the manifest), `labels` (or `label`, or `labels_all`, which counts first), `;` between labels, and where
+there are `fold` and `group`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from audiotag.audio import read_audio
+from audiotag.config import FrontEndConfig
+from audiotag.errors import AudioError, DataError
+from audiotag.frontend import LogMel
+from audiotag.inputs import Input, find_inputs
+
+FloatArray = npt.NDArray[np.float32]
+HalfArray = npt.NDArray[np.float16]
+
+LABEL_COLUMNS = ("labels_all", "labels", "label")
+HASHED_FOLDS = 5  # folds that clips of a data set without folds are hashed into
+MAX_CLIP_SECONDS = 60.0  # of a clip that training and validation look at
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledClip:
+    """One recording and what is heard in it; clips of one group must not be split over folds."""
+
+    path: Path
+    labels: tuple[str, ...]
+    fold: str
+    group: str
+    credit: str = ""  # licence, who to credit, and where it comes from, as the manifest says
+
+
+def read_dataset(data: Path) -> tuple[LabelledClip, ...]:
+    """The clips of a labelled folder or a manifest.
+
+    Raises:
+        DataError: it does not exist, is empty, or lacks a column.
+    """
+    if data.is_dir():
+        clips = tuple(_clips_of_folder(data))
+    elif data.is_file():
+        clips = tuple(_clips_of_manifest(data))
+    else:
+        raise DataError(f"{data}: does not exist. Give a folder with a sub-folder per label, or a CSV manifest")
+    if not clips:
+        raise DataError(f"{data}: holds no labelled clip. Expected label/clip.wav, or a CSV with path and labels")
+    return clips
+
+
+def _clips_of_folder(folder: Path) -> Iterator[LabelledClip]:
+    for sub in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        for found in find_inputs([str(sub)]):
+            if isinstance(found, Input) and found.source is not None:
+                name = os.fspath(found.source.relative_to(folder))
+                yield LabelledClip(path=found.source, labels=(sub.name,), fold=_hashed_fold(name), group=name)
+
+
+def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
+    with manifest.open(newline="", encoding="utf-8-sig") as lines:
+        rows = csv.DictReader(lines)
+        columns = rows.fieldnames or []
+        column = next((name for name in LABEL_COLUMNS if name in columns), None)
+        if "path" not in columns or column is None:
+            raise DataError(f"{manifest}: needs the columns path and labels, has {', '.join(columns) or 'none'}")
+        for row in rows:
+            labels = tuple(label.strip() for label in (row[column] or "").split(";") if label.strip())
+            group = row.get("group") or row["path"]
+            credit = "\t".join(row.get(key) or "" for key in ("source", "license", "attribution", "origin"))
+            yield LabelledClip(path=manifest.parent / row["path"], labels=labels, group=group,
+                               fold=row.get("fold") or _hashed_fold(group), credit=credit.strip("\t"))  # fmt: skip
+
+
+def _hashed_fold(group: str) -> str:
+    digest = hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest()
+    return str(1 + digest[0] % HASHED_FOLDS)
+
+
+def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: int) -> tuple[str, ...]:
+    """The labels with enough clips from enough independent groups, in alphabetical order.
+
+    Raises:
+        DataError: no label has enough.
+    """
+    n_clips: Counter[str] = Counter()
+    groups: defaultdict[str, set[str]] = defaultdict(set)
+    for clip in clips:
+        for label in clip.labels:
+            n_clips[label] += 1
+            groups[label].add(clip.group)
+    labels = tuple(sorted(
+        label for label in n_clips if n_clips[label] >= min_clips and len(groups[label]) >= min_groups
+    ))  # fmt: skip
+    if not labels:
+        raise DataError(f"no label has {min_clips} clips of {min_groups} groups. Lower --min-clips or --min-groups")
+    return labels
+
+
+def label_matrix(clips: Sequence[LabelledClip], labels: Sequence[str]) -> FloatArray:
+    """1 where a clip has a label. Shape: `[clip, class]`."""
+    position = {label: index for index, label in enumerate(labels)}
+    targets = np.zeros((len(clips), len(labels)), dtype=np.float32)
+    for row, clip in enumerate(clips):
+        targets[row, [position[label] for label in clip.labels if label in position]] = 1.0
+    return targets
+
+
+def log_mels_of(
+    clips: Sequence[LabelledClip],
+    frontend: FrontEndConfig,
+    *,
+    cache: Path,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> list[HalfArray]:
+    """The log-mel of every clip, `[frame, mel]` in float16, computed once and mapped from `cache` afterwards.
+
+    A clip that cannot be read is logged and comes back with no frames.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    stem = cache / f"log_mels-{_fingerprint(clips, frontend)}"
+    index = stem.with_suffix(".npy")
+    if not index.exists():
+        _write_cache(clips, frontend, stem, on_clip)
+    ends = np.load(index)
+    if not len(ends) or not ends[-1]:
+        raise DataError("none of the clips could be read. The log names each and why")
+    frames = np.memmap(stem.with_suffix(".f16"), dtype=np.float16, mode="r").reshape(-1, frontend.n_mels)
+    return np.split(frames, ends[:-1])
+
+
+def _fingerprint(clips: Sequence[LabelledClip], frontend: FrontEndConfig) -> str:
+    digest = hashlib.sha256(json.dumps(asdict(frontend)).encode())
+    for clip in clips:
+        try:
+            status = clip.path.stat()
+        except OSError:
+            digest.update(f"{clip.path}:missing\n".encode("utf-8", "surrogateescape"))
+            continue
+        digest.update(f"{clip.path}:{status.st_size}:{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _write_cache(
+    clips: Sequence[LabelledClip], frontend: FrontEndConfig, stem: Path, on_clip: Callable[[int, int], None]
+) -> None:
+    transform = LogMel(frontend)
+
+    def log_mel(clip: LabelledClip) -> HalfArray:
+        try:
+            waveform = read_audio(clip.path, sample_rate=frontend.sample_rate, duration=MAX_CLIP_SECONDS)
+        except AudioError as error:
+            logger.warning("%s is left out: %s", clip.path, error)
+            return np.zeros((0, frontend.n_mels), dtype=np.float16)
+        if not len(waveform.samples):
+            return np.zeros((0, frontend.n_mels), dtype=np.float16)
+        return transform(waveform.samples[None])[0].astype(np.float16)
+
+    ends, total = [], 0
+    partial = stem.with_suffix(".partial")
+    with partial.open("wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, frames in enumerate(pool.map(log_mel, clips), start=1):
+            out.write(frames.tobytes())
+            total += len(frames)
+            ends.append(total)
+            on_clip(done, len(clips))
+    partial.replace(stem.with_suffix(".f16"))
+    np.save(stem.with_suffix(".npy"), np.asarray(ends))
