@@ -14,6 +14,7 @@ import typer
 from audiotag.cli import options
 from audiotag.config import TrainConfig
 from audiotag.errors import OutputError, UsageError
+from audiotag.options import EngineOptions
 
 if TYPE_CHECKING:
     from audiotag.training.evaluate import Evaluation
@@ -131,7 +132,7 @@ def evaluate(
 
     Example: audiotag evaluate ./birds --model ./my-model
     """
-    engine_options = options.EngineOptions(device=device, engine=engine, precision=precision)  # type: ignore[arg-type]
+    engine_options = EngineOptions(device=device, engine=engine, precision=precision)  # type: ignore[arg-type]
     from audiotag.hub import resolve_model
     from audiotag.tagger import Tagger
     from audiotag.training.dataset import read_dataset

@@ -101,7 +101,7 @@ class Augmenter:
             limit = self._rng.uniform(LOWEST_BAND_LIMIT, 1.0) * self._n_mels
             steepness_db = self._rng.uniform(6.0, 30.0)  # per mel band
             curve *= 10.0 ** (-steepness_db * np.maximum(0.0, np.arange(self._n_mels) - limit) / 20.0)
-        return magnitudes * curve.astype(np.float32)
+        return np.asarray(magnitudes * curve.astype(np.float32))
 
     def _add_noise(self, magnitudes: FloatArray) -> FloatArray:
         if self._rng.random() >= NOISE_PROBABILITY:
@@ -175,4 +175,5 @@ def _constant(time: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.ND
 
 def _quieten(waveform: npt.NDArray[np.float64], rng: np.random.Generator) -> FloatArray:
     peak = float(np.abs(waveform).max()) or 1.0
-    return (waveform / peak * 10.0 ** (rng.uniform(-70.0, 0.0) / 20.0)).astype(np.float32)
+    level = 10.0 ** (rng.uniform(-70.0, 0.0) / 20.0)
+    return np.asarray(waveform / peak * level, dtype=np.float32)

@@ -170,7 +170,7 @@ def _write_cache(
             return np.zeros((0, frontend.n_mels), dtype=np.float16)
         if not len(waveform.samples):
             return np.zeros((0, frontend.n_mels), dtype=np.float16)
-        return transform(waveform.samples[None])[0].astype(np.float16)
+        return np.asarray(transform(waveform.samples[None])[0], dtype=np.float16)
 
     ends, total = [], 0
     partial = stem.with_suffix(".partial")

@@ -109,7 +109,7 @@ def measure(
         micro_map=micro_map(scores[:, heard], targets[:, heard]),
         top1=hit_rate(scores, targets, k=1), top5=hit_rate(scores, targets, k=5),
         per_label=tuple(
-            LabelMeasure(labels[index], float(precision), int(count))
+            LabelMeasure(labels[int(index)], float(precision), int(count))
             for index, precision, count in zip(heard, each, counts, strict=True)
         ),
         unknown_labels=tuple(sorted({label for clip in clips for label in clip.labels} - known)),
