@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,15 @@ MAX_CLIP_SECONDS = 60.0  # of a clip that training and validation look at
 logger = logging.getLogger(__name__)
 
 
+class Credit(NamedTuple):
+    """Whose recording a clip is; empty strings where the manifest does not say."""
+
+    source: str = ""
+    license: str = ""
+    attribution: str = ""
+    origin: str = ""  # repository or site, without the file's own path
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelledClip:
     """One recording and what is heard in it; clips of one group must not be split over folds."""
@@ -45,7 +55,7 @@ class LabelledClip:
     labels: tuple[str, ...]
     fold: str
     group: str
-    credit: str = ""  # licence, who to credit, and where it comes from, as the manifest says
+    credit: Credit = Credit()
 
 
 def read_dataset(data: Path) -> tuple[LabelledClip, ...]:
@@ -83,9 +93,13 @@ def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
         for row in rows:
             labels = tuple(label.strip() for label in (row[column] or "").split(";") if label.strip())
             group = row.get("group") or row["path"]
-            credit = "\t".join(row.get(key) or "" for key in ("source", "license", "attribution", "origin"))
             yield LabelledClip(path=manifest.parent / row["path"], labels=labels, group=group,
-                               fold=row.get("fold") or _hashed_fold(group), credit=credit.strip("\t"))  # fmt: skip
+                               fold=row.get("fold") or _hashed_fold(group), credit=_credit(row))  # fmt: skip
+
+
+def _credit(row: dict[str, str]) -> Credit:
+    origin = (row.get("origin") or "").split("@")[0]
+    return Credit(row.get("source") or "", row.get("license") or "", row.get("attribution") or "", origin)
 
 
 def _hashed_fold(group: str) -> str:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +33,9 @@ from audiotag.frontend import LogMel
 from audiotag.model_folder import write_configs
 from audiotag.network import AudioRepInceptionNeXt, fuse, initialise, save_fused
 from audiotag.training.augment import Augmenter, synthetic_negatives
+from audiotag.training.credits import write_credits
 from audiotag.training.dataset import (
+    Credit,
     HalfArray,
     LabelledClip,
     choose_labels,
@@ -390,7 +393,8 @@ def finish(out: Path, *, data: Path, config: TrainConfig, cache: Path | None = N
     export_onnx(fused, out / "onnx/model.onnx", n_frames=model.window.n_frames, n_mels=model.frontend.n_mels)
     learning, _ = _split(clips, model, fold=config.fold, cache=cache or out / "training")
     quantise_int8(out / "onnx/model.onnx", out / "onnx/model_int8.onnx", _calibration(learning, model, config))
-    model = replace(model, provenance=_provenance(data, config, clips, saved))
+    credits = write_credits(out, clips)
+    model = replace(model, provenance=_provenance(data, config, clips, saved, credits))
     write_configs(out, model)
     return measure_model(out, model, [clip for clip in clips if clip.fold == config.fold])
 
@@ -404,7 +408,11 @@ def _calibration(data: _Data, model: ModelConfig, config: TrainConfig) -> Iterat
 
 
 def _provenance(
-    data: Path, config: TrainConfig, clips: Sequence[LabelledClip], saved: dict[str, Any]
+    data: Path,
+    config: TrainConfig,
+    clips: Sequence[LabelledClip],
+    saved: dict[str, Any],
+    credits: Counter[Credit],
 ) -> dict[str, Any]:
     return {
         "made_by": f"audiotag {__version__} train",
@@ -412,8 +420,16 @@ def _provenance(
         "data": data.name,
         "n_clips": len(clips),
         "n_clips_held_out": sum(clip.fold == config.fold for clip in clips),
+        "n_clips_of_license": dict(sorted(_clips_by_license(credits).items())),
         "recipe": _comparable(config),
         "steps_of_kept_weights": saved["step"],
         "threads": os.cpu_count(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
+
+
+def _clips_by_license(credits: Counter[Credit]) -> Counter[str]:
+    clips: Counter[str] = Counter()
+    for credit, count in credits.items():
+        clips[credit.license] += count
+    return clips
