@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from audiotag.training.dataset import Credit, LabelledClip
+from audiotag.training.dataset import NO_CREDIT, Credit, LabelledClip
 
 CREDITS_FILE = "CREDITS.csv"
 
@@ -17,7 +17,7 @@ def write_credits(folder: Path, clips: Iterable[LabelledClip]) -> Counter[Credit
 
     Nothing is written for data that name none of these.
     """
-    credits = Counter(clip.credit for clip in clips if clip.credit != Credit())
+    credits = Counter(clip.credit for clip in clips if clip.credit != NO_CREDIT)
     if credits:
         with (folder / CREDITS_FILE).open("w", newline="", encoding="utf-8") as out:
             rows = csv.writer(out, lineterminator="\n")

@@ -47,6 +47,9 @@ class Credit(NamedTuple):
     origin: str = ""  # repository or site, without the file's own path
 
 
+NO_CREDIT = Credit()
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelledClip:
     """One recording and what is heard in it; clips of one group must not be split over folds."""
@@ -55,7 +58,7 @@ class LabelledClip:
     labels: tuple[str, ...]
     fold: str
     group: str
-    credit: Credit = Credit()
+    credit: Credit = NO_CREDIT
 
 
 def read_dataset(data: Path) -> tuple[LabelledClip, ...]:
