@@ -77,7 +77,8 @@ class LogMel:
         return np.asarray((frames * self._hann).reshape(-1, win))
 
     def _magnitudes(self, frames: FloatArray) -> FloatArray:
-        return np.abs(scipy.fft.rfft(frames, n=self.config.n_fft, axis=1))
+        magnitudes: FloatArray = np.abs(scipy.fft.rfft(frames, n=self.config.n_fft, axis=1))
+        return magnitudes
 
 
 class WindowLogMel:
@@ -92,16 +93,18 @@ class WindowLogMel:
 
         Shape: n times `[sample]` -> `[n, 1, frame, mel]`.
         """
-        full = len(windows) > 0 and all(len(samples) == self.window.n_samples for samples in windows)
-        if full:
-            return self.log_mel(np.stack(windows))[:, None]
+        # One by one: a window's spectrum fits the cache, a batch's does not.
         return np.stack([self._pad_and_transform(samples) for samples in windows])[:, None]
 
     def _pad_and_transform(self, samples: FloatArray) -> FloatArray:
-        missing = self.window.n_samples - len(samples)
         if self.window.padding == "last_frame":
             log_mel = self.log_mel(samples[None])[0]
-            return np.asarray(np.pad(log_mel, ((0, self.window.n_frames - len(log_mel)), (0, 0)), mode="edge"))
-        mode = "edge" if self.window.padding == "last_sample" else "constant"
-        padded: FloatArray = np.pad(samples, (0, missing), mode=mode)  # type: ignore[call-overload]
-        return self.log_mel(padded[None])[0]
+            missing = self.window.n_frames - len(log_mel)
+            return np.pad(log_mel, ((0, missing), (0, 0)), mode="edge") if missing else log_mel
+        missing = self.window.n_samples - len(samples)
+        if missing and self.window.padding == "last_sample":
+            samples = np.pad(samples, (0, missing), mode="edge")
+        elif missing:
+            samples = np.pad(samples, (0, missing))
+        padded: FloatArray = self.log_mel(samples[None])[0]
+        return padded
