@@ -147,7 +147,9 @@ def choose_device(options: EngineOptions) -> str:
     if find_spec("torch") is None:
         logger.info("there is a GPU here, but torch is not installed: pip install 'audiotag-cli[torch]' to use it")
         return "cpu"
-    return _working_gpu() or "cpu"
+    from audiotag.engines.torch import devices_here
+
+    return next(iter(devices_here()), "cpu")
 
 
 def _has_gpu() -> bool:
@@ -156,14 +158,6 @@ def _has_gpu() -> bool:
     # A driver of NVIDIA on Linux, on Windows, or on Windows seen from WSL; one of AMD.
     evidence = ("/dev/nvidiactl", r"C:\Windows\System32\nvcuda.dll", "/dev/dxg", "/dev/kfd")
     return any(Path(path).exists() for path in evidence)
-
-
-def _working_gpu() -> str | None:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else None
 
 
 def choose_cpu_precision(folder: ModelFolder, options: EngineOptions) -> str:

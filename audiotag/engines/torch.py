@@ -30,6 +30,12 @@ def check_device(device: str) -> torch.device:
     return asked
 
 
+def devices_here() -> tuple[str, ...]:
+    """The GPUs that torch can use, by kind."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return tuple(device for device, is_here in found.items() if is_here)
+
+
 def _check_cuda(asked: torch.device) -> None:
     if torch.version.cuda is None and torch.version.hip is None:
         raise EngineError(

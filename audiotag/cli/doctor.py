@@ -1,0 +1,218 @@
+"""`audiotag doctor`: what decodes here, which engines and devices work, and why not; its self-test compares answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from audiotag import __version__
+from audiotag.cli import options
+from audiotag.errors import AudiotagError, ExitCode, UsageError
+
+FORMATS = ("table", "json")
+
+CORE_PACKAGES = ("numpy", "scipy", "soundfile", "soxr", "av", "onnxruntime", "huggingface_hub", "typer", "rich")
+OPTIONAL_PACKAGES = ("torch", "safetensors", "onnx", "pyarrow")
+
+Status = Literal["ok", "absent", "failed"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; `absent` is nothing to worry about, `failed` is."""
+
+    what: str
+    status: Status
+    detail: str
+
+
+def doctor(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="An audio file to try.")] = None,
+    selftest: Annotated[
+        bool, typer.Option("--selftest", help="Tag synthetic clips on every engine here and compare the answers.")
+    ] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep the answers in the model folder, for later self-tests to meet.")
+    ] = False,
+    model: options.Model = None,
+    offline: options.Offline = False,
+    form: Annotated[
+        str, typer.Option("--format", "-f", parser=options.one_of(FORMATS), metavar="|".join(FORMATS),
+                          autocompletion=options.completing(FORMATS), help="A table to read or JSON.")
+    ] = "table",
+) -> int:  # fmt: skip
+    """Say what decodes here, which engines and devices work, and why not.
+
+    Example: audiotag doctor --selftest
+    """
+    if record and not selftest:
+        raise UsageError("record: keeps the answers of a self-test. Add --selftest")
+    if file is not None:
+        checks = file_checks(file)
+    elif selftest:
+        checks = selftest_checks(model, offline=offline, record=record)
+    else:
+        checks = machine_checks(model)
+    shown = list(_show_rows(checks) if form == "table" else checks)
+    if form == "json":
+        typer.echo(json.dumps({"audiotag": __version__, "checks": [asdict(check) for check in shown]}, indent=2))
+    return ExitCode.COULD_NOT_RUN if any(check.status == "failed" for check in shown) else ExitCode.OK
+
+
+def _show_rows(checks: Iterator[Check]) -> Iterator[Check]:
+    for check in checks:
+        mark = {"ok": "ok", "absent": "--", "failed": "!!"}[check.status]
+        line = f"{mark}  {check.what:<18} {check.detail}"
+        typer.echo(line.encode("utf-8", "backslashreplace"))
+        yield check
+
+
+def _tried(what: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(what, "ok", look())
+    except AudiotagError as error:
+        return Check(what, "failed", " ".join(str(error).split()))
+
+
+# --- the machine ---
+
+
+def machine_checks(model: str | None) -> Iterator[Check]:
+    """Versions, decoders, engines, devices, the cache and the model."""
+    from audiotag.options import core_count
+
+    yield Check("audiotag", "ok", f"{__version__} at {Path(__file__).parents[1]}")
+    yield Check("python", "ok", f"{platform.python_version()} ({sys.executable}), {platform.platform()}")
+    yield Check("cores", "ok", f"{core_count()} of {os.cpu_count()}")
+    yield from (_package(name, needed=True) for name in CORE_PACKAGES)
+    yield from (_package(name, needed=False) for name in OPTIONAL_PACKAGES)
+    yield from _decoders()
+    yield from _devices()
+    yield _cache()
+    yield _tried("model", lambda: _describe_model(model))
+
+
+def _package(name: str, *, needed: bool) -> Check:
+    if find_spec(name) is None:
+        return Check(name, "failed" if needed else "absent", f"not installed: {_install_line(name)}")
+    try:
+        return Check(name, "ok", str(getattr(import_module(name), "__version__", "installed")))
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # what broken binary packages raise
+        return Check(name, "failed", f"does not import: {type(error).__name__}: {error}")
+
+
+def _install_line(name: str) -> str:
+    extra = {"torch": "torch", "safetensors": "torch", "onnx": "torch", "pyarrow": "parquet"}.get(name)
+    return f"pip install {name}" if extra is None else f"pip install 'audiotag-cli[{extra}]'"
+
+
+def _decoders() -> Iterator[Check]:
+    from audiotag.audio import decoder_versions
+
+    for decoder, version in decoder_versions().items():
+        yield Check(f"decoder {decoder}", "ok", version)
+
+
+def _devices() -> Iterator[Check]:
+    yield Check("device cpu", "ok", "engine onnx, fp32 and int8, without torch")
+    if find_spec("torch") is None:
+        yield Check("device cuda, mps", "absent", f"torch is not installed: {_install_line('torch')}")
+        return
+    from audiotag.engines.torch import check_device
+
+    for device in ("cuda", "mps"):
+        found = _tried(f"device {device}", lambda name=device: f"engine torch, {check_device(name)}")  # type: ignore[misc]
+        yield found if found.status == "ok" else Check(found.what, "absent", found.detail)
+
+
+def _cache() -> Check:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE)
+    n_models = len(list(folder.glob("models--*"))) if folder.is_dir() else 0
+    return Check("cache", "ok", f"{folder}, {n_models} models")
+
+
+def _describe_model(model: str | None) -> str:
+    from audiotag.hub import resolve_model
+
+    folder = resolve_model(model, offline=True)
+    forms = [form for form, name in _FORMS.items() if folder.has(name)]
+    return f"{folder.name} at {folder.path}, {len(folder.config.labels)} labels, {', '.join(forms)}"
+
+
+_FORMS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx", "torch": "model.safetensors"}
+
+
+# --- a file ---
+
+
+def file_checks(path: Path) -> Iterator[Check]:
+    """What a file holds, and whether it decodes to its end."""
+    from audiotag.audio import probe
+    from audiotag.errors import AudioError
+
+    try:
+        info = probe(path)
+    except AudioError as error:
+        yield Check("open", "failed", str(error))
+        return
+    length = "length unknown" if info.duration is None else f"{info.duration:.3f} s"
+    yield Check("open", "ok", f"{info.decoder}: {info.container}, {info.codec}")
+    yield Check("holds", "ok", f"{length}, {info.sample_rate} Hz, {info.n_channels} channels")
+    yield Check("seekable", "ok" if info.seekable else "absent", "--max-windows can skip" if info.seekable else "no")
+    yield _decode_check(path, info.sample_rate)
+
+
+def _decode_check(path: Path, sample_rate: int) -> Check:
+    import time
+
+    import numpy as np
+
+    from audiotag.audio import open_audio
+    from audiotag.errors import AudioError
+
+    begun, n_samples, peak = time.perf_counter(), 0, 0.0
+    try:
+        with open_audio(path, sample_rate=sample_rate) as stream:
+            for block in stream:
+                n_samples += block.shape[1]
+                peak = max(peak, float(np.abs(block).max(initial=0.0)))
+            warning = stream.warning
+    except AudioError as error:
+        return Check("decode", "failed", str(error))
+    seconds = n_samples / sample_rate
+    speed = seconds / (time.perf_counter() - begun)
+    level = f"peak {20 * np.log10(peak):.1f} dB" if peak else "silent"
+    detail = f"{seconds:.3f} s, {level}, {speed:,.0f} x real time"
+    return Check("decode", "failed" if warning else "ok", f"{detail}; {warning}" if warning else detail)
+
+
+# --- the answers ---
+
+
+def selftest_checks(model: str | None, *, offline: bool, record: bool) -> Iterator[Check]:
+    """Each engine's answers for synthetic clips against the reference."""
+    from audiotag.hub import resolve_model
+    from audiotag.selftest import compare, record_answers
+
+    folder = resolve_model(model, offline=offline)
+    if record:
+        yield _tried("record", lambda: str(record_answers(folder)))
+    for found in compare(folder):
+        if found.difference is None:
+            yield Check(found.engine, "failed", str(found.error))
+            continue
+        against = "is the reference" if found.reference == found.engine else f"against {found.reference}"
+        detail = f"largest difference {found.difference:.1e} of {found.allowed:.0e} allowed, {against}"
+        yield Check(found.engine, "ok" if found.is_within else "failed", detail)

@@ -1,0 +1,116 @@
+"""The program as a whole: help, version, usage errors, exit codes, and what they do not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import audiotag
+
+# What costs time to import; nothing that only talks needs any of it.
+HEAVY = ("torch", "onnxruntime", "numpy", "scipy", "soundfile", "soxr", "av", "huggingface_hub", "rich")
+
+_IMPORTS_PROBE = """
+import json, sys
+from audiotag.cli import main
+sys.argv = ["audiotag", *json.loads(sys.argv[1])]
+try:
+    main()
+finally:
+    sys.stderr.write("\\nHEAVY " + json.dumps([name for name in json.loads(sys.stdin.read()) if name in sys.modules]))
+"""
+
+
+def run_probe(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str, str, list[str]]:
+    """Exit code, stdout, stderr and the heavy packages that were imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTS_PROBE, json.dumps(arguments)],
+        input=json.dumps(HEAVY), capture_output=True, text=True, timeout=60, env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+    stderr, _, heavy = done.stderr.rpartition("\nHEAVY ")
+    return done.returncode, done.stdout, stderr, json.loads(heavy)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["batch", "--help"], ["doctor", "-h"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code, stdout, stderr, heavy = run_probe(*arguments)
+    assert (code, stderr, heavy) == (0, "", [])
+    assert stdout.lstrip().startswith("Usage: audiotag")
+    assert "Example" in stdout
+
+
+def test_version_imports_nothing_heavy() -> None:
+    assert run_probe("--version") == (0, f"audiotag {audiotag.__version__}\n", "", [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["predict"], "Missing argument 'INPUT...'"),
+        (["predict", "a.wav", "--top-k", "many"], "Invalid value for '--top-k'"),
+        (["predict", "a.wav", "--format", "yaml"], "'yaml' is not one of"),
+        (["predict", "a.wav", "--start", "1:99"], "'1:99' is not a time"),
+        (["predict", "a.wav", "--aggregate", "median"], "'median' is not one of mean, max"),
+        (["predict", "a.wav", "--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, not 'tpu'"),
+        (["predict", "a.wav", "--device", "cuda", "--precision", "int8"], "int8 runs on the CPU"),
+        (["predict", "a.wav", "--device", "mps", "--engine", "onnx"], "engine onnx runs on the CPU only"),
+        (["predict", "a.wav", "--hop", "1", "--max-windows", "3"], "max-windows"),
+        (["predict", "a.wav", "--quiet", "--verbose"], "quiet and verbose"),
+        (["predikt", "a.wav"], "No such command 'predikt'"),
+        (["predict", "a.wav", "--colour"], "No such option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_usage_error_is_one_line_and_exit_2_and_imports_nothing_heavy(arguments: list[str], complaint: str) -> None:
+    code, stdout, stderr, heavy = run_probe(*arguments)
+    assert (code, stdout, heavy) == (2, "", [])
+    assert complaint in stderr
+    assert stderr.startswith("audiotag: error: ")
+    assert stderr.strip().count("\n") == 0
+
+
+def test_an_unknown_model_is_exit_1_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    code, stdout, stderr, heavy = run_probe("predict", "a.wav", "--model", str(tmp_path / "nowhere"), "--offline")
+    assert (code, stdout) == (1, "")
+    assert stderr.startswith("audiotag: error: ")
+    assert set(heavy) <= {"huggingface_hub"}
+
+
+def test_an_unknown_label_is_exit_2_with_the_nearest_name(tiny_model_folder: Path) -> None:
+    code, stdout, stderr, heavy = run_probe(
+        "predict", "a.wav", "--model", str(tiny_model_folder), "--include-labels", "Sirn"
+    )
+    assert (code, stdout, heavy) == (2, "", [])
+    assert stderr.strip() == "audiotag: error: label 'Sirn': the model does not know it. Did you mean 'Siren'?"
+
+
+def test_python_m_audiotag_is_the_same_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "audiotag", "-V"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"audiotag {audiotag.__version__}\n")
+
+
+def test_no_command_shows_the_help_and_is_a_usage_error() -> None:
+    code, _, stderr, heavy = run_probe()
+    assert (code, heavy) == (2, [])
+    assert "Usage: audiotag" in stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    code, _, stderr, _ = run_probe("predict", "a.wav", "--model", str(tmp_path / "nowhere"), "--offline", "--debug")
+    assert code == 1
+    assert "Traceback (most recent call last)" in stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_offers_the_choices(shell: str) -> None:
+    words = "audiotag predict --precision "
+    asked = {"_AUDIOTAG_COMPLETE": f"complete_{shell}", "COMP_WORDS": words, "COMP_CWORD": "3",
+             "_TYPER_COMPLETE_ARGS": words}  # fmt: skip
+    _, stdout, stderr, heavy = run_probe(environment=asked)
+    assert heavy == []
+    assert "int8" in stdout, stderr

@@ -1,0 +1,124 @@
+"""Engines: the same logits from each, and a clear word where one cannot be had."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY_CONFIG
+
+from audiotag.config import FrontEndConfig
+from audiotag.engines import FloatArray
+from audiotag.engines.onnx import FILE_OF_PRECISION, OnnxEngine
+from audiotag.errors import EngineError, ModelError
+from audiotag.model_folder import open_model_folder
+
+LOGITS = 1e-4  # between engines, on logits of about 10 (float32 has 7 digits)
+HALF = 0.1  # fp16 and bf16 keep 3 and 2 digits
+
+
+@pytest.fixture
+def log_mels() -> FloatArray:
+    """Four log-mels as they come of sound: mostly between -13 (silence) and 3."""
+    shape = (4, 1, TINY_CONFIG.window.n_frames, TINY_CONFIG.frontend.n_mels)
+    return np.random.default_rng(0).normal(-4.0, 2.0, shape).astype(np.float32)
+
+
+@pytest.fixture
+def expected(tiny_network: Any, log_mels: FloatArray) -> FloatArray:
+    """Logits of the multi-branch network."""
+    import torch
+
+    with torch.inference_mode():
+        return tiny_network(torch.from_numpy(log_mels)).numpy()  # type: ignore[no-any-return]
+
+
+def onnx_engine(folder: Path, precision: str) -> OnnxEngine:
+    return OnnxEngine(folder / FILE_OF_PRECISION[precision], TINY_CONFIG, precision=precision)
+
+
+def torch_engine(folder: Path, device: str, precision: str) -> Any:
+    from audiotag.engines.torch import TorchEngine
+    from audiotag.network import load_fused
+
+    network = load_fused(folder / "model.safetensors", TINY_CONFIG.network)
+    return TorchEngine(network, device=device, precision=precision)
+
+
+def test_onnx_gives_the_network_s_logits(
+    tiny_model_folder: Path, log_mels: FloatArray, expected: FloatArray
+) -> None:
+    np.testing.assert_allclose(onnx_engine(tiny_model_folder, "fp32")(log_mels), expected, atol=LOGITS)
+
+
+def test_torch_gives_the_network_s_logits(
+    tiny_model_folder: Path, log_mels: FloatArray, expected: FloatArray
+) -> None:
+    np.testing.assert_allclose(torch_engine(tiny_model_folder, "cpu", "fp32")(log_mels), expected, atol=LOGITS)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", LOGITS), ("fp16", HALF), ("bf16", 4 * HALF)])
+def test_a_gpu_gives_the_network_s_logits(
+    device: str, precision: str, tolerance: float, tiny_model_folder: Path, log_mels: FloatArray, expected: FloatArray
+) -> None:
+    try:
+        engine = torch_engine(tiny_model_folder, device, precision)
+    except EngineError as error:
+        pytest.skip(str(error))
+    np.testing.assert_allclose(engine(log_mels), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_onnx_logits_are_the_same_to_the_last_bit_in_every_batch(
+    precision: str, tiny_model_folder: Path, log_mels: FloatArray
+) -> None:
+    engine = onnx_engine(tiny_model_folder, precision)
+    alone = np.concatenate([engine(log_mels[row : row + 1]) for row in range(len(log_mels))])
+    np.testing.assert_array_equal(engine(log_mels), alone)
+
+
+def test_a_file_that_is_no_graph_is_a_model_error(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no graph" * 100)
+    with pytest.raises(ModelError, match=r"model\.onnx: not a graph that runs"):
+        OnnxEngine(path, TINY_CONFIG, precision="fp32")
+
+
+def test_a_graph_that_does_not_fit_the_configuration_is_a_model_error(tiny_model_folder: Path) -> None:
+    frontend: FrontEndConfig = replace(TINY_CONFIG.frontend, n_mels=40)
+    with pytest.raises(ModelError, match="takes .* but the configuration says"):
+        OnnxEngine(
+            tiny_model_folder / "onnx/model.onnx", replace(TINY_CONFIG, frontend=frontend), precision="fp32"
+        )
+
+
+def test_a_device_that_torch_does_not_have_is_an_engine_error(tiny_model_folder: Path) -> None:
+    import torch
+
+    missing = "cuda:99" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(EngineError, match=f"device {missing}: "):
+        torch_engine(tiny_model_folder, missing, "fp32")
+
+
+def test_onnx_does_not_import_torch(tiny_model_folder: Path) -> None:
+    code = (
+        "import sys; from audiotag.model_folder import open_model_folder; from audiotag.tagger import Tagger;"
+        "Tagger(open_model_folder(sys.argv[1])); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tiny_model_folder)], check=True, timeout=60)
+
+
+def test_a_missing_file_names_the_file_and_the_way_out(tiny_model_folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tiny_model_folder / name).read_bytes())
+    from audiotag.options import EngineOptions
+    from audiotag.tagger import Tagger
+
+    with pytest.raises(ModelError, match=r"model\.onnx"):
+        Tagger(open_model_folder(tmp_path), options=EngineOptions(device="cpu", engine="onnx"))
