@@ -145,7 +145,7 @@ def tiny_network() -> Any:
 
 
 def make_tiny_network(*, seed: int) -> Any:
-    """A network whose logits differ between clips: what training does to BatchNorm is drawn at random."""
+    """A network that tells sounds apart: what training does to BatchNorm is drawn at random, then the head is scaled."""
     import torch
 
     from audiotag.network import AudioRepInceptionNeXt, initialise
@@ -164,4 +164,20 @@ def make_tiny_network(*, seed: int) -> Any:
             torch.nn.init.uniform_(module.bias, -0.2, 0.2)
     torch.nn.init.normal_(network.head.weight, std=0.5)
     torch.set_rng_state(generator_state)
+    _spread_logits(network)
     return network
+
+
+def _spread_logits(network: Any) -> None:
+    """Scales the head so that each label's logits have mean 0 and deviation 2 over the synthetic sounds."""
+    import torch
+
+    from audiotag.frontend import WindowLogMel
+
+    n_samples = TINY_CONFIG.window.n_samples
+    sounds = [tone(), tone(1500.0), chirp(), chirp()[n_samples:], siren(), click_train(), noise(), silence()]
+    log_mels = WindowLogMel(TINY_CONFIG.frontend, TINY_CONFIG.window)([sound[:n_samples] for sound in sounds])
+    with torch.no_grad():
+        logits = network(torch.from_numpy(log_mels))
+        network.head.weight.mul_(2.0 / logits.std(dim=0)[:, None])
+        network.head.bias.copy_(-2.0 * logits.mean(dim=0) / logits.std(dim=0))
