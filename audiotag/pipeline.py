@@ -11,17 +11,18 @@ nothing depends on which batch a window travelled in.
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from audiotag.audio import open_audio, read_excerpts
+from audiotag.audio import Source, open_audio, read_excerpts
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine, FloatArray
 from audiotag.errors import AudioError, EngineError
@@ -257,20 +258,22 @@ class _ClipDecoder:
             yield _ClipEnd(clip, given.path, blocks.n_rows, blocks.n_samples, warning=stream.warning)
 
     def _views(self, clip: int, given: Input) -> Iterator[_Item]:
-        n_samples, n_rows = self._extent(given)
-        starts = view_starts(n_samples, window=self._window, n_views=self._options.max_windows or 1)
-        first = round(self._options.start * self._sample_rate)
-        excerpts = read_excerpts(
-            _source(given), sample_rate=self._sample_rate, channels=self._options.channels,
-            starts=[first + start for start in starts], n_samples=min(n_samples, self._window.n_samples),
-        )  # fmt: skip
-        for start, samples in zip(starts, excerpts, strict=True):
-            yield from self._window_items(clip, start, samples)
+        with _reopenable(given) as source:
+            n_samples, n_rows = self._extent(source)
+            starts = view_starts(n_samples, window=self._window, n_views=self._options.max_windows or 1)
+            first = round(self._options.start * self._sample_rate)
+            excerpts = read_excerpts(
+                source, sample_rate=self._sample_rate, channels=self._options.channels,
+                starts=[first + start for start in starts], n_samples=min(n_samples, self._window.n_samples),
+            )  # fmt: skip
+            for start, samples in zip(starts, excerpts, strict=True):
+                yield from self._window_items(clip, start, samples)
         yield _ClipEnd(clip, given.path, n_rows, n_samples)
 
-    def _extent(self, given: Input) -> tuple[int, int]:
+    def _extent(self, source: Source) -> tuple[int, int]:
+        """Samples and rows between start and end; decodes to the end where the header does not tell."""
         with open_audio(
-            _source(given), sample_rate=self._sample_rate, channels=self._options.channels,
+            source, sample_rate=self._sample_rate, channels=self._options.channels,
             start=self._options.start, duration=self._options.duration,
         ) as stream:  # fmt: skip
             n_rows = stream.info.n_channels if self._options.channels == "each" else 1
@@ -285,15 +288,26 @@ class _ClipDecoder:
             yield _WindowItem(clip, row, begin, end, log_mel)
 
 
-def _source(given: Input) -> Path | BinaryIO:
+def _source(given: Input) -> Source:
     # Unbuffered: a thread that blocks in a read of the buffered sys.stdin holds its lock, and Python cannot end.
     return open(0, "rb", buffering=0, closefd=False) if given.source is None else given.source
+
+
+@contextmanager
+def _reopenable(given: Input) -> Iterator[Source]:
+    """A source that can be opened twice: stdin goes through a temporary file."""
+    if given.source is not None:
+        yield given.source
+        return
+    with open(0, "rb", buffering=0, closefd=False) as stdin, tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(stdin, copy)
+        yield copy
 
 
 class _Counted:
     """Blocks `[row, sample]` as they pass, and how much has passed."""
 
-    def __init__(self, blocks: Iterator[FloatArray]) -> None:
+    def __init__(self, blocks: Iterable[FloatArray]) -> None:
         self._blocks = blocks
         self.n_rows = 1
         self.n_samples = 0

@@ -67,12 +67,13 @@ def answers_of(folder: ModelFolder, options: EngineOptions) -> Answers:
     with tempfile.TemporaryDirectory(prefix="audiotag-selftest-") as scratch:
         paths = {name: Path(scratch, f"{name}.wav") for name in clips}
         for name, samples in clips.items():
-            _write_wav(paths[name], samples, config.frontend.sample_rate)
+            write_wav(paths[name], samples, config.frontend.sample_rate)
         results = list(tagger.tag_many(paths.values(), options=TagOptions(top_k=0, threshold=0.0)))
     return {name: _scores(result) for name, result in zip(clips, results, strict=True)}
 
 
-def _write_wav(path: Path, samples: FloatArray, sample_rate: int) -> None:
+def write_wav(path: Path, samples: FloatArray, sample_rate: int) -> None:
+    """A 16-bit mono file."""
     with wave.open(str(path), "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
