@@ -1,0 +1,203 @@
+"""Opens and checks a model folder: configuration, files, checksums. A folder is also a Hub repository.
+
+`hub` finds folders, `tagger` and `export` use them; `training` writes them with `write_configs`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from audiotag.config import (
+    ARCHITECTURE,
+    PROBLEM_TYPE_OF,
+    FrontEndConfig,
+    HeadConfig,
+    ModelConfig,
+    NetworkConfig,
+    WindowConfig,
+    record_from_dict,
+)
+from audiotag.errors import ModelError
+
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+WEIGHTS = "model.safetensors"
+ONNX = "onnx/model.onnx"
+ONNX_INT8 = "onnx/model_int8.onnx"
+
+# What a configuration may ask for before it is taken for a mistake or an attack.
+MAX_JSON_BYTES = 32 * 2**20
+MAX_WINDOW_SAMPLES = 100_000_000
+MAX_LABELS = 1_000_000
+
+WAY_TO_GET = {
+    ONNX: "Run `audiotag export {path}`",
+    ONNX_INT8: "Run `audiotag export {path} --int8 --calibrate FOLDER`, or use --precision fp32",
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A checked model on disk. `revision` is the Hub's commit, or None for a folder of one's own."""
+
+    path: Path
+    name: str
+    revision: str | None
+    config: ModelConfig
+
+    def has(self, name: str) -> bool:
+        """Whether the folder holds this file."""
+        return (self.path / name).is_file()
+
+    def file(self, name: str) -> Path:
+        """The path of a file of the folder, such as `onnx/model.onnx`.
+
+        Raises:
+            ModelError: it is not there; the message says how to get it.
+        """
+        if not self.has(name):
+            way = WAY_TO_GET.get(name, "Fetch or make the model again").format(path=self.path)
+            raise ModelError(f"{self.path}: {name} is missing. {way}")
+        return self.path / name
+
+    @cached_property
+    def sha256(self) -> str:
+        """Checksum in hex of the weights: `model.safetensors`, or `onnx/model.onnx` in a folder without it."""
+        return sha256_of(self.file(WEIGHTS if self.has(WEIGHTS) else ONNX))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as content:
+        while block := content.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_model_folder(
+    path: str | os.PathLike[str], *, name: str | None = None, revision: str | None = None
+) -> ModelFolder:
+    """The model in a folder; `name` is the folder's own unless given.
+
+    Raises:
+        ModelError: the folder or one of its configurations is missing, broken, or of another architecture.
+    """
+    path = Path(path)
+    config = _read_json(path / CONFIG)
+    preprocessor = _read_json(path / PREPROCESSOR)
+    try:
+        model = _model_config(config, preprocessor)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path}: the configuration is not usable: {error}. Fetch or make the model again") from error
+    return ModelFolder(path, name or path.resolve().name, revision, model)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ModelError(f"{path}: is larger than {MAX_JSON_BYTES} bytes, which no configuration is")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path.parent}: is no model folder: {path.name} is missing. Check --model") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}. Fetch or make the model again") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{path}: holds no JSON object. Fetch or make the model again")
+    return values
+
+
+def _model_config(config: dict[str, Any], preprocessor: dict[str, Any]) -> ModelConfig:
+    _check_architecture(config)
+    labels = _labels(config)
+    network = record_from_dict(NetworkConfig, _object(config, "network"), where="network")
+    window = record_from_dict(WindowConfig, _object(preprocessor, "window"), where="window")
+    _check_sizes(network, window)
+    thresholds = config.get("thresholds") or {}
+    return ModelConfig(
+        network=network,
+        frontend=record_from_dict(FrontEndConfig, _object(preprocessor, "frontend"), where="frontend"),
+        window=window,
+        labels=labels,
+        activation=_activation(config),
+        aggregate=config.get("aggregate", "mean"),
+        heads=tuple(record_from_dict(HeadConfig, head, where="heads") for head in config.get("heads", ())),
+        thresholds=tuple(float(thresholds.get(label, 0.0)) for label in labels),
+        int8_map_loss=config.get("int8_map_loss"),
+        license=config.get("license"),
+        provenance=dict(config.get("provenance") or {}),
+        metrics=dict(config.get("metrics") or {}),
+    )
+
+
+def _check_architecture(config: dict[str, Any]) -> None:
+    found = config.get("architectures") or [config.get("model_type", "of an unknown kind")]
+    if ARCHITECTURE not in found:
+        raise ValueError(f"it is a {', '.join(map(str, found))}, audiotag runs {ARCHITECTURE} only")
+
+
+def _object(values: dict[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(values.get(key), dict):
+        raise ValueError(f"{key!r} is missing")
+    return dict(values[key])
+
+
+def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+    """Names in the order of the outputs; the Hub has seen ids as text or numbers, and names that are numbers."""
+    n_labels = int(_object(config, "network").get("n_labels", 0))
+    if not 0 < n_labels <= MAX_LABELS:
+        raise ValueError(f"n_labels must be 1 to {MAX_LABELS}, not {n_labels}")
+    id2label = config.get("id2label")
+    if not isinstance(id2label, dict) or not id2label:
+        logger.warning("config.json names no labels: they are called LABEL_0 to LABEL_%d", n_labels - 1)
+        return tuple(f"LABEL_{index}" for index in range(n_labels))
+    names = {_label_id(key): str(value) for key, value in id2label.items()}
+    if sorted(names) != list(range(n_labels)):
+        raise ValueError(f"id2label does not name the outputs 0 to {n_labels - 1}")
+    if any(not isinstance(value, str) for value in id2label.values()):
+        logger.warning("config.json has labels that are not text: they are shown as text")
+    return tuple(names[index] for index in range(n_labels))
+
+
+def _label_id(key: str) -> int:
+    match = re.fullmatch(r"(?:LABEL_)?(\d+)", str(key))
+    if match is None:
+        raise ValueError(f"id2label has the id {key!r}, which is no number")
+    return int(match.group(1))
+
+
+def _activation(config: dict[str, Any]) -> Any:
+    known = {problem: activation for activation, problem in PROBLEM_TYPE_OF.items()}
+    problem = config.get("problem_type")
+    if problem is None:
+        logger.warning("config.json does not name its problem_type: single_label_classification is assumed")
+        return "softmax"
+    if problem not in known:
+        raise ValueError(f"problem_type must be {' or '.join(known)}, not {problem!r}")
+    return known[problem]
+
+
+def _check_sizes(network: NetworkConfig, window: WindowConfig) -> None:
+    if max(network.widths[-1], *network.kernel_sizes, sum(network.depths)) > 2**20:
+        raise ValueError(f"the network's sizes are out of all proportion: {network}")
+    if window.n_samples > MAX_WINDOW_SAMPLES:
+        raise ValueError(f"a window of {window.n_samples} samples is out of all proportion")
+
+
+def write_configs(path: Path, config: ModelConfig) -> None:
+    """Writes `config.json` and `preprocessor_config.json`, each whole or not at all."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name, values in ((CONFIG, config.to_config_dict()), (PREPROCESSOR, config.to_preprocessor_dict())):
+        partial = path / (name + ".partial")
+        partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path / name)
