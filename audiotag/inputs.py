@@ -1,0 +1,304 @@
+"""From the arguments of a run to its inputs, lazily and in a stable order; nothing is opened here.
+
+Folders are walked in the byte order of their names, one sorted folder of each depth in memory. Names that are not
+UTF-8 travel as surrogate escapes (PEP 383). Neighbours: `audio` opens what this finds, `results` shows its paths.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import BinaryIO
+
+from audiotag.errors import UsageError
+
+# Suffixes that are picked in folders. Left out, because other files bear them more often: .ts, .iff, .sf, .raw.
+AUDIO_SUFFIXES = frozenset(
+    ".8svx .aac .ac3 .adts .aif .aifc .aiff .amr .ape .au .avr .awb .bwf .caf .dsf .dts .eac3 .ec3 .flac .ircam .m4a "
+    ".m4b .m4r .mka .mp1 .mp2 .mp3 .mpa .mpc .mpga .nist .oga .ogg .oma .opus .paf .pvf .qcp .ra .rf64 .sds .shn .snd "
+    ".sph .spx .svx .tak .tta .voc .w64 .wav .wave .wma .wv .xwma".split()  # noqa: SIM905 - as a list it would be a page
+)
+VIDEO_SUFFIXES = frozenset(
+    ".3g2 .3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ogx .rm .vob .webm .wmv".split()  # noqa: SIM905
+)
+KNOWN_SUFFIXES = AUDIO_SUFFIXES | VIDEO_SUFFIXES
+
+# Longer than any path that a system takes: what has no end before this is no list of names.
+MAX_NAME_BYTES = 1 << 16
+_READ_BYTES = 1 << 16
+_KIND_OF = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing to tag.
+
+    `path` is shown in results: as given, or below a folder as given. `source` None is stdin. `size` (bytes) and
+    `mtime_ns` are None for what is missing or not a regular file.
+    """
+
+    path: str
+    source: Path | None
+    size: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that was met on the way and is not tagged, and why."""
+
+    path: str
+    reason: str
+
+
+Found = Input | Skipped
+
+
+def find_inputs(
+    arguments: Iterable[str],
+    *,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    files_from: str | None = None,
+    null: bool = False,
+) -> Iterator[Found]:
+    """The inputs that the arguments name, then those of the list `files_from` ("-": stdin; `null`: ends are NUL bytes).
+
+    A folder gives the files below it that have a known suffix or match `include`, and do not match `exclude`; both are
+    globs over a name, or with a slash over the path below the folder. Any other argument is an input, "-" being stdin;
+    if nothing bears its name and it is a glob, all that match are. A path comes once, however often it is named.
+
+    Raises:
+        UsageError: the list cannot be read, or stdin is named as a list and as audio.
+    """
+    choice = _Choice(_Globs(include), _Globs(exclude))
+    return _without_repetition(_find(arguments, choice, files_from, null=null))
+
+
+def _find(arguments: Iterable[str], choice: _Choice, files_from: str | None, *, null: bool) -> Iterator[Found]:
+    for argument in arguments:
+        if argument == "-":
+            if files_from == "-":
+                raise UsageError("stdin cannot be both a list of files and audio. Leave out one of the two -")
+            yield Input("-", None)
+        else:
+            for path in _expand(argument):
+                yield from _inputs_at(path, choice)
+    if files_from is not None:
+        for path in _names_in_list(files_from, null=null):
+            yield from _inputs_at(path, choice)
+
+
+def _without_repetition(found: Iterable[Found]) -> Iterator[Found]:
+    # Hashes instead of paths: 60 MB for a million. Two of a million are equal by chance in 1 of 30 million runs.
+    seen: set[int] = set()
+    for item in found:
+        is_stdin = isinstance(item, Input) and item.source is None
+        key = hash((type(item), is_stdin, PurePath(item.path)))
+        if key not in seen:
+            seen.add(key)
+            yield item
+
+
+# --- globs and lists ---
+
+
+class _Globs:
+    """Patterns over names, or over paths below a folder where they have a slash. Case matters."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._patterns = tuple(pattern.rstrip("/") for pattern in patterns)
+        self._matchers = tuple(
+            ("/" in pattern, re.compile(fnmatch.translate(pattern.removeprefix("./")))) for pattern in self._patterns
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._matchers)
+
+    def match(self, relative: str) -> bool:
+        """Whether one of them matches a path, whose folders are separated as the system does."""
+        path = relative.replace(os.sep, "/")
+        name = path.rpartition("/")[2]
+        return any(matcher.match(path if has_slash else name) for has_slash, matcher in self._matchers)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which files of a folder become inputs."""
+
+    include: _Globs
+    exclude: _Globs
+
+    def refusal(self, relative: str) -> str | None:
+        """Why a file is not taken, or None."""
+        if self.exclude.match(relative):
+            return "excluded"
+        if self.include:
+            return None if self.include.match(relative) else "not included"
+        suffix = os.path.splitext(relative)[1]
+        return None if suffix.lower() in KNOWN_SUFFIXES else f"not a suffix of audio or video: {suffix or 'none'}"
+
+
+def _expand(argument: str) -> Iterator[str]:
+    """The paths that a glob stands for where the shell did not expand it; else the argument itself."""
+    if os.path.lexists(argument) or not glob.has_magic(argument):
+        yield argument
+        return
+    matches = sorted((path for path in glob.iglob(argument, recursive=True) if not _runs_in_a_loop(path)), key=_order)
+    yield from matches or [argument]
+
+
+def _order(path: str) -> tuple[bytes, ...]:
+    return tuple(map(os.fsencode, PurePath(path).parts))
+
+
+def _runs_in_a_loop(path: str) -> bool:
+    """Whether a path passes through a link to a folder above that link, as `**` does again and again."""
+    for parent in PurePath(path).parents:
+        if os.path.islink(parent):
+            above = os.path.realpath(parent.parent)
+            target = os.path.realpath(parent)
+            if above == target or above.startswith(os.path.join(target, "")):
+                return True
+    return False
+
+
+def _names_in_list(files_from: str, *, null: bool) -> Iterator[str]:
+    separator = b"\0" if null else b"\n"
+    try:
+        with nullcontext(sys.stdin.buffer) if files_from == "-" else open(files_from, "rb") as file:
+            for name in _pieces(file, separator):
+                stripped = name if null else name.removesuffix(b"\r")
+                if stripped:
+                    yield os.fsdecode(stripped)
+    except OSError as error:
+        raise UsageError(f"list of files {files_from}: {error.strerror or error}. Check its name") from error
+
+
+def _pieces(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
+    rest = b""
+    while block := file.read(_READ_BYTES):
+        *whole, rest = (rest + block).split(separator)
+        yield from whole
+        if len(rest) > MAX_NAME_BYTES:
+            raise UsageError(f"list of files: a name of more than {MAX_NAME_BYTES} bytes. Are names apart by NUL bytes?")
+    if rest:
+        yield rest
+
+
+# --- folders ---
+
+
+def _inputs_at(path: str, choice: _Choice) -> Iterator[Found]:
+    """What a path stands for: a folder's files, or itself, whatever it is."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        yield Input(path, Path(path))
+        return
+    if stat.S_ISDIR(status.st_mode):
+        yield from _Walk(path, choice)
+    else:
+        yield _input(path, status)
+
+
+def _input(path: str, status: os.stat_result) -> Input:
+    if not stat.S_ISREG(status.st_mode):
+        return Input(path, Path(path))
+    return Input(path, Path(path), status.st_size, status.st_mtime_ns)
+
+
+class _Walk:
+    """The files below a folder, in the byte order of their path's components.
+
+    Links to folders are followed, but no folder is walked twice: not if a link leads to where the walk is, was or will
+    be anyway, so loops end.
+    """
+
+    def __init__(self, root: str, choice: _Choice) -> None:
+        self._root = root
+        self._prefix = "" if root in (".", "./") else os.path.join(root, "")
+        self._choice = choice
+        self._walked = [os.path.realpath(root)]  # each of them with all that is below
+
+    def __iter__(self) -> Iterator[Found]:
+        open_folders: list[Iterator[str]] = []  # of each depth; a loop instead of recursion, for any depth
+        folder: str | None = ""
+        while True:
+            if folder is not None:
+                names = self._names(folder)
+                if isinstance(names, Skipped):
+                    yield names
+                else:
+                    open_folders.append(names)
+            if not open_folders:
+                return
+            relative = next(open_folders[-1], None)
+            folder = None
+            if relative is None:
+                open_folders.pop()
+            elif (found := self._look_at(relative)) is None:
+                folder = relative
+            else:
+                yield found
+
+    def _names(self, folder: str) -> Iterator[str] | Skipped:
+        """Paths, relative to the root, of what is in a folder."""
+        path = self._prefix + folder
+        try:
+            names = os.listdir(os.fsencode(path or "."))  # bytes take a third of the memory of DirEntry objects
+        except OSError as error:
+            return Skipped(path or self._root, f"folder cannot be read: {error.strerror}")
+        names.sort()
+        return (os.path.join(folder, os.fsdecode(name)) for name in names)
+
+    def _look_at(self, relative: str) -> Found | None:
+        """An input, or why it is none; None for a folder that is walked next."""
+        path = self._prefix + relative
+        if os.path.basename(relative).startswith("."):
+            return Skipped(path, "hidden")
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            return Skipped(path, _missing_reason(path, error))
+        if stat.S_ISDIR(status.st_mode):
+            return self._look_at_folder(path, relative)
+        refusal = self._choice.refusal(relative)
+        if refusal is None and not stat.S_ISREG(status.st_mode):
+            refusal = f"{_KIND_OF.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file"
+        return _input(path, status) if refusal is None else Skipped(path, refusal)
+
+    def _look_at_folder(self, path: str, relative: str) -> Skipped | None:
+        if self._choice.exclude.match(relative):
+            return Skipped(path, "excluded")
+        if not os.path.islink(path):
+            return None
+        target = os.path.realpath(path)
+        if any(_overlap(target, walked) for walked in self._walked):
+            return Skipped(path, "a link to a folder that is walked anyway")
+        self._walked.append(target)
+        return None
+
+
+def _overlap(folder: str, other: str) -> bool:
+    first, second = os.path.join(folder, ""), os.path.join(other, "")
+    return first.startswith(second) or second.startswith(first)
+
+
+def _missing_reason(path: str, error: OSError) -> str:
+    if os.path.islink(path):
+        return "a link that leads nowhere"
+    return error.strerror or str(error)
