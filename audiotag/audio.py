@@ -42,7 +42,7 @@ Source = str | os.PathLike[str] | BinaryIO
 # Frames that are decoded at once, divided by the number of channels beyond two. No sample depends on it.
 BLOCK_FRAMES = 65536
 # Frames that libsndfile decodes in one call: where it meets damage, no more than these are lost before it.
-READ_FRAMES = 1024
+READ_FRAMES = 2048
 # Frames of the longest packet of a lossy codec (HE-AAC, MP3 with its decoder's delay), and so of padding at the end.
 MAX_PACKET_FRAMES = 2304
 # What a header may claim before it is refused; ultrasound recorders reach 500 kHz, microphone arrays 256 channels.
@@ -451,6 +451,16 @@ class _HeaderOnly(_NotDecodable):
     """A decoder knows the format, but there is nothing behind the header."""
 
 
+class _ForwardSoundFile(soundfile.SoundFile):
+    """A SoundFile that does not seek to where it stands after every read.
+
+    soundfile 0.14 does so in `_cdata_io` wherever it can seek; for MP3 and FLAC this costs five times the decoding.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 class _SoundFileDecoder:
     """libsndfile, through soundfile: seeks to the exact frame in every format it has."""
 
@@ -471,7 +481,7 @@ class _SoundFileDecoder:
         # A descriptor spares a callback into Python for every read; on Windows libsndfile has a C library of its own.
         use_descriptor = isinstance(self._file, io.FileIO) and os.name != "nt"
         try:
-            self._sound = soundfile.SoundFile(self._file.fileno() if use_descriptor else self._file, closefd=False)
+            self._sound = _ForwardSoundFile(self._file.fileno() if use_descriptor else self._file, closefd=False)
         except (soundfile.SoundFileError, OSError) as error:
             raise _NotDecodable(_soundfile_reason(error)) from error
         self.position = 0
@@ -491,7 +501,7 @@ class _SoundFileDecoder:
             sample_rate=sound.samplerate,
             n_channels=sound.channels,
             n_frames=sound.frames,
-            seekable=sound.seekable(),
+            seekable=soundfile.SoundFile.seekable(sound),
         )
 
     def _check_first_block(self) -> None:

@@ -20,14 +20,15 @@ from typing import BinaryIO
 
 from audiotag.errors import UsageError
 
+# ruff: noqa: SIM905 - suffixes as lists of strings would be a page
 # Suffixes that are picked in folders. Left out, because other files bear them more often: .ts, .iff, .sf, .raw.
 AUDIO_SUFFIXES = frozenset(
     ".8svx .aac .ac3 .adts .aif .aifc .aiff .amr .ape .au .avr .awb .bwf .caf .dsf .dts .eac3 .ec3 .flac .ircam .m4a "
     ".m4b .m4r .mka .mp1 .mp2 .mp3 .mpa .mpc .mpga .nist .oga .ogg .oma .opus .paf .pvf .qcp .ra .rf64 .sds .shn .snd "
-    ".sph .spx .svx .tak .tta .voc .w64 .wav .wave .wma .wv .xwma".split()  # noqa: SIM905 - as a list it would be a page
+    ".sph .spx .svx .tak .tta .voc .w64 .wav .wave .wma .wv .xwma".split()
 )
 VIDEO_SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ogx .rm .vob .webm .wmv".split()  # noqa: SIM905
+    ".3g2 .3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ogx .rm .vob .webm .wmv".split()
 )
 KNOWN_SUFFIXES = AUDIO_SUFFIXES | VIDEO_SUFFIXES
 
@@ -194,7 +195,7 @@ def _pieces(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
         *whole, rest = (rest + block).split(separator)
         yield from whole
         if len(rest) > MAX_NAME_BYTES:
-            raise UsageError(f"list of files: a name of more than {MAX_NAME_BYTES} bytes. Are names apart by NUL bytes?")
+            raise UsageError(f"list of files: a name of more than {MAX_NAME_BYTES} bytes. Is it NUL-separated?")
     if rest:
         yield rest
 
