@@ -42,8 +42,7 @@ class Measure:
     stage: str
     detail: str
     milliseconds: float  # a clip
-    share: float | None = None  # of the machine's matrix-product rate (engines), or floor / time (whole runs)
-    is_bottleneck: bool = False  # the largest part of the floor of a whole run
+    share: float | None = None  # of the machine's matrix-product rate (engines), or of the floor in it (whole runs)
 
     @property
     def x_real_time(self) -> float:
@@ -55,16 +54,17 @@ class Measure:
         return {
             "stage": self.stage, "detail": self.detail, "milliseconds": round(self.milliseconds, 3),
             "x_real_time": round(self.x_real_time, 1), "share": None if self.share is None else round(self.share, 3),
-            "is_bottleneck": self.is_bottleneck,
         }  # fmt: skip
 
 
-def measure(folder: ModelFolder, *, gmacs_per_window: float) -> Iterator[Measure]:
+def measure(folder: ModelFolder) -> Iterator[Measure]:
     """Every stage alone, every engine here, then whole runs against their floors."""
     config = folder.config
     n_windows = len(_starts(config))
     peak = matrix_product_gflops()
-    yield Measure(stage="matrix product", detail=f"{peak:.0f} GFLOP/s in float32", milliseconds=float("nan"), share=1.0)
+    gflop = 2 * config.gmacs_per_window
+    detail = f"the network's {gflop:.2f} GFLOP a window at {peak:.0f} GFLOP/s"
+    yield Measure(stage="matrix product", detail=detail, milliseconds=1e3 * n_windows * gflop / peak, share=1.0)
     with tempfile.TemporaryDirectory(prefix="audiotag-bench-") as scratch:
         path = Path(scratch, "clip.wav")
         samples = synthetic_clips(CLIP_RATE, CLIP_SECONDS)
@@ -72,7 +72,7 @@ def measure(folder: ModelFolder, *, gmacs_per_window: float) -> Iterator[Measure
         stages = list(_stages(config, path))
         yield from stages
         for options in engines_here(folder):
-            engines = list(_engine_measures(folder, options, n_windows, 2 * gmacs_per_window, peak))
+            engines = list(_engine_measures(folder, options, n_windows, gflop, peak))
             yield from engines
             if options.engine == "onnx":
                 yield _whole_run(folder, options, path, [*stages[1:], min(engines, key=lambda each: each.milliseconds)])

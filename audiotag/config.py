@@ -117,6 +117,22 @@ class NetworkConfig:
         """Frames and mel bands that become one position before the head."""
         return 4 * 2 ** (len(self.depths) - 1)
 
+    def n_macs(self, n_frames: int, n_mels: int) -> int:
+        """Multiplications with addition in the fused form, for one log-mel."""
+        size = -(-n_frames // 2) * -(-n_mels // 2)
+        macs = size * self.width * 5 * 7  # stem
+        n_in, rows, columns = self.width, -(-n_frames // 4), -(-n_mels // 4)
+        for stage, (n_out, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            if stage > 0:
+                rows, columns = -(-rows // 2), -(-columns // 2)
+            mixing = 2 * self.kernel_sizes[0] * n_out  # along time, along frequency
+            block = n_out * n_out + mixing + 2 * 4 * n_out * n_out  # reduce, mix, expand and project
+            changes_shape = stage > 0 or n_in != n_out
+            first = 2 * n_in * n_out - n_out * n_out if changes_shape else 0  # reduce from n_in, and a shortcut
+            macs += rows * columns * (depth * block + first)
+            n_in = n_out
+        return macs + n_in * self.n_labels
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -159,6 +175,11 @@ class ModelConfig:
     def window_seconds(self) -> float:
         """Length of a full window."""
         return self.window.n_samples / self.frontend.sample_rate
+
+    @property
+    def gmacs_per_window(self) -> float:
+        """Cost of a window, in 1e9 multiplications with addition, the front-end aside."""
+        return self.network.n_macs(self.window.n_frames, self.frontend.n_mels) / 1e9
 
     @property
     def head_slices(self) -> tuple[tuple[str | None, slice], ...]:

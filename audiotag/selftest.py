@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from audiotag.engines.onnx import FILE_OF_PRECISION
 from audiotag.errors import AudiotagError
-from audiotag.model_folder import ModelFolder
+from audiotag.model_folder import WEIGHTS, ModelFolder
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.results import ClipResult
 from audiotag.tagger import Tagger
@@ -92,7 +92,7 @@ def engines_here(folder: ModelFolder) -> Iterator[EngineOptions]:
     for precision in ("fp32", "int8"):
         if folder.has(FILE_OF_PRECISION[precision]):
             yield replace(on_cpu, precision=precision)
-    if find_spec("torch") is None or not folder.has("model.safetensors"):
+    if find_spec("torch") is None or not folder.has(WEIGHTS):
         return
     yield EngineOptions(device="cpu", engine="torch", precision="fp32")
     from audiotag.engines.torch import DTYPE_OF_PRECISION, devices_here

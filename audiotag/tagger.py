@@ -22,7 +22,7 @@ from audiotag.errors import AudioError, EngineError, UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Input
 from audiotag.labels import LabelSet
-from audiotag.model_folder import ModelFolder
+from audiotag.model_folder import ONNX_INT8, WEIGHTS, ModelFolder
 from audiotag.options import EngineOptions as EngineOptions
 from audiotag.options import TagOptions as TagOptions
 from audiotag.pipeline import Pipeline
@@ -166,7 +166,7 @@ def choose_cpu_precision(folder: ModelFolder, options: EngineOptions) -> str:
         return options.precision
     loss = folder.config.int8_map_loss
     is_cheap = loss is not None and loss <= MAX_INT8_MAP_LOSS
-    return "int8" if is_cheap and folder.has("onnx/model_int8.onnx") else "fp32"
+    return "int8" if is_cheap and folder.has(ONNX_INT8) else "fp32"
 
 
 def _open_onnx(folder: ModelFolder, options: EngineOptions) -> Engine:
@@ -183,6 +183,6 @@ def _open_torch(folder: ModelFolder, device: str, options: EngineOptions) -> Eng
     from audiotag.engines.torch import TorchEngine
     from audiotag.network import load_fused
 
-    network = load_fused(folder.file("model.safetensors"), folder.config.network)
+    network = load_fused(folder.file(WEIGHTS), folder.config.network)
     precision = "fp32" if options.precision == "auto" else options.precision
     return TorchEngine(network, device=device, precision=precision, threads=options.threads)

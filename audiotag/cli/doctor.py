@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from audiotag import __version__
 from audiotag.cli import options
 from audiotag.errors import AudiotagError, ExitCode, UsageError
+from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS
+from audiotag.options import core_count
 
 FORMATS = ("table", "json")
 
@@ -89,14 +91,11 @@ def _tried(what: str, look: Callable[[], str]) -> Check:
 
 def machine_checks(model: str | None) -> Iterator[Check]:
     """Versions, decoders, engines, devices, the cache and the model."""
-    from audiotag.options import core_count
-
     yield Check("audiotag", "ok", f"{__version__} at {Path(__file__).parents[1]}")
     yield Check("python", "ok", f"{platform.python_version()} ({sys.executable}), {platform.platform()}")
     yield Check("cores", "ok", f"{core_count()} of {os.cpu_count()}")
     yield from (_package(name, needed=True) for name in CORE_PACKAGES)
     yield from (_package(name, needed=False) for name in OPTIONAL_PACKAGES)
-    yield from _decoders()
     yield from _devices()
     yield _cache()
     yield _tried("model", lambda: _describe_model(model))
@@ -106,21 +105,24 @@ def _package(name: str, *, needed: bool) -> Check:
     if find_spec(name) is None:
         return Check(name, "failed" if needed else "absent", f"not installed: {_install_line(name)}")
     try:
-        return Check(name, "ok", str(getattr(import_module(name), "__version__", "installed")))
+        module = import_module(name)
+        return Check(name, "ok", str(getattr(module, "__version__", "installed")) + _libraries(name, module))
     except (ImportError, OSError, RuntimeError, AttributeError) as error:  # what broken binary packages raise
         return Check(name, "failed", f"does not import: {type(error).__name__}: {error}")
+
+
+def _libraries(name: str, module: Any) -> str:
+    """What a package carries in its wheel."""
+    if name == "soundfile":
+        return f", libsndfile {module.__libsndfile_version__}: decodes {', '.join(sorted(module.available_formats()))}"
+    if name == "av":
+        return f", FFmpeg {module.ffmpeg_version_info}: decodes what libsndfile does not"
+    return f", {', '.join(module.get_available_providers())}" if name == "onnxruntime" else ""
 
 
 def _install_line(name: str) -> str:
     extra = {"torch": "torch", "safetensors": "torch", "onnx": "torch", "pyarrow": "parquet"}.get(name)
     return f"pip install {name}" if extra is None else f"pip install 'audiotag-cli[{extra}]'"
-
-
-def _decoders() -> Iterator[Check]:
-    from audiotag.audio import decoder_versions
-
-    for decoder, version in decoder_versions().items():
-        yield Check(f"decoder {decoder}", "ok", version)
 
 
 def _devices() -> Iterator[Check]:
@@ -151,7 +153,7 @@ def _describe_model(model: str | None) -> str:
     return f"{folder.name} at {folder.path}, {len(folder.config.labels)} labels, {', '.join(forms)}"
 
 
-_FORMS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx", "torch": "model.safetensors"}
+_FORMS = {"fp32": ONNX, "int8": ONNX_INT8, "torch": WEIGHTS}
 
 
 # --- a file ---

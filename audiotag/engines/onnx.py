@@ -15,9 +15,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 from audiotag.config import ModelConfig
 from audiotag.engines import FloatArray
 from audiotag.errors import EngineError, ModelError
+from audiotag.model_folder import ONNX, ONNX_INT8
 from audiotag.options import core_count
 
-FILE_OF_PRECISION = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
+FILE_OF_PRECISION = {"fp32": ONNX, "int8": ONNX_INT8}
 
 # Measured on 2 cores with AVX-512: 2 to 8 windows a call are equally fast, one alone is a tenth to a third slower.
 BATCH_SIZE = 4

@@ -1,0 +1,47 @@
+"""`audiotag bench`: one table of how fast this machine tags, and what holds it up."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from audiotag import __version__
+from audiotag.cli import options
+from audiotag.cli.doctor import FORMATS
+
+if TYPE_CHECKING:
+    from audiotag.benchmark import Measure
+
+
+def bench(
+    model: options.Model = None,
+    startup: Annotated[bool, typer.Option("--startup", help="Measure a single clip from a cold start.")] = False,
+    offline: options.Offline = False,
+    form: Annotated[
+        str, typer.Option("--format", "-f", parser=options.one_of(FORMATS), metavar="|".join(FORMATS),
+                          autocompletion=options.completing(FORMATS), help="A table to read or JSON.")
+    ] = "table",
+) -> None:  # fmt: skip
+    """Measure decoding, log-mels, every engine and whole runs on this machine, with synthetic audio.
+
+    Example: audiotag bench -f json
+    """
+    from audiotag.benchmark import measure, measure_startup
+    from audiotag.hub import resolve_model
+
+    folder = resolve_model(model, offline=offline)
+    measures = measure_startup(folder) if startup else measure(folder)
+    if form == "json":
+        shown = [found.to_dict() for found in measures]
+        typer.echo(json.dumps({"audiotag": __version__, "model": folder.name, "measures": shown}, indent=2))
+        return
+    typer.echo(f"{'stage':<17} {'ms a clip':>9} {'x real time':>11} {'share':>6}  of a clip of 5 s, {folder.name}")
+    for found in measures:
+        typer.echo(_line(found))
+
+
+def _line(found: Measure) -> str:
+    share = "" if found.share is None else f"{found.share:.0%}"
+    return f"{found.stage:<17} {found.milliseconds:>9.2f} {found.x_real_time:>11,.0f} {share:>6}  {found.detail}"
