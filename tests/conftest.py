@@ -181,3 +181,24 @@ def _spread_logits(network: Any) -> None:
         logits = network(torch.from_numpy(log_mels))
         network.head.weight.mul_(2.0 / logits.std(dim=0)[:, None])
         network.head.bias.copy_(-2.0 * logits.mean(dim=0) / logits.std(dim=0))
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tiny_network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real model folder of the tiny network: configurations, weights, ONNX in float32 and int8."""
+    from audiotag.export import export_onnx, quantise_int8
+    from audiotag.frontend import WindowLogMel
+    from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, write_configs
+    from audiotag.network import fuse, save_fused
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_configs(folder, TINY_CONFIG)
+    fused = fuse(tiny_network)
+    save_fused(fused, folder / WEIGHTS)
+    (folder / ONNX).parent.mkdir()
+    export_onnx(fused, folder / ONNX, n_frames=TINY_CONFIG.window.n_frames, n_mels=TINY_CONFIG.frontend.n_mels)
+    n_samples = TINY_CONFIG.window.n_samples
+    sounds = [sound(seconds=0.5)[:n_samples] for sound in (tone, chirp, click_train, siren, noise, silence)]
+    log_mels = WindowLogMel(TINY_CONFIG.frontend, TINY_CONFIG.window)(sounds)
+    quantise_int8(folder / ONNX, folder / ONNX_INT8, [log_mels])
+    return folder
