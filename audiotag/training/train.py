@@ -63,7 +63,7 @@ CHECKPOINT_VERSION = 1
 LAST_CHECKPOINT = "checkpoint_last.pt"
 BEST_CHECKPOINT = "checkpoint_best.pt"
 VALIDATION_BATCH = 64  # windows
-N_CALIBRATION_WINDOWS = 512
+N_CALIBRATION_WINDOWS = 192  # percentiles keep every activation of a batch in memory
 N_NEGATIVES = 120  # synthetic clips
 
 
@@ -420,6 +420,7 @@ def _provenance(
         "data": data.name,
         "n_clips": len(clips),
         "n_clips_held_out": sum(clip.fold == config.fold for clip in clips),
+        "n_clips_of_label": dict(sorted(Counter(label for clip in clips for label in clip.labels).items())),
         "n_clips_of_license": dict(sorted(_clips_by_license(credits).items())),
         "recipe": _comparable(config),
         "steps_of_kept_weights": saved["step"],
