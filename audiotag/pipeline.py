@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -72,8 +73,9 @@ class Pipeline:
     def run(self, inputs: Iterator[Input], *, on_progress: Callable[[float], None] | None = None) -> Iterator[Result]:
         """A result for each input, in their order; see `Tagger.tag_many`."""
         collector = _Collector(self._config, self._options, self._selection, on_progress or _ignore)
-        capacity = self._scorer.batch_size * (self._n_calls + 1)
-        decoders = _Decoders(inputs, self._config, self._options, n_threads=self._n_workers, capacity=capacity)
+        decoders = _Decoders(
+            inputs, self._config, self._options, n_threads=self._n_workers, group_size=self._scorer.batch_size
+        )
         executor = ThreadPoolExecutor(self._n_calls, thread_name_prefix="audiotag-engine")
         try:
             for item, scores in self._scored_items(decoders.channel, executor):
@@ -132,50 +134,56 @@ _Item = _WindowItem | _ClipEnd
 
 
 class _Channel:
-    """A bounded queue of items that ends when all producers are done, one of them failed, or it is closed."""
+    """A bounded queue of items that ends when all producers are done, one of them failed, or it is closed.
+
+    Items are put in groups: waking a thread costs more than a small network takes for a window.
+    """
 
     def __init__(self, *, capacity: int, n_producers: int) -> None:
         self._capacity = capacity
         self._n_producers = n_producers
         self._items: deque[_Item] = deque()
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._has_room = threading.Condition(lock)
+        self._has_news = threading.Condition(lock)
         self._error: BaseException | None = None
         self.is_closed = False
 
-    def put(self, item: _Item) -> bool:
+    def put(self, group: list[_Item]) -> bool:
         """Waits for room; False if nobody takes items any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.is_closed or len(self._items) < self._capacity)
-            self._items.append(item)
-            self._changed.notify_all()
+        with self._has_room:
+            self._has_room.wait_for(lambda: self.is_closed or len(self._items) < self._capacity)
+            self._items.extend(group)
+            self._has_news.notify()
             return not self.is_closed
 
     def producer_is_done(self, error: BaseException | None = None) -> None:
         """Counts a producer out; `error` is raised where items are taken."""
-        with self._changed:
+        with self._has_news:
             self._n_producers -= 1
             self._error = self._error or error
-            self._changed.notify_all()
+            self._has_news.notify()
 
     def take(self, n_windows: int, *, wait: bool) -> list[_Item]:
         """Up to `n_windows` windows and the clip ends between them; none: nothing yet, or with `wait` the end."""
-        with self._changed:
+        with self._has_news:
             if wait:
-                self._changed.wait_for(lambda: bool(self._items or self._error or not self._n_producers))
+                self._has_news.wait_for(lambda: bool(self._items or self._error or not self._n_producers))
             if self._error is not None:
                 raise self._error
             taken: list[_Item] = []
             while self._items and (n_windows > 0 or isinstance(self._items[0], _ClipEnd)):
                 taken.append(self._items.popleft())
                 n_windows -= isinstance(taken[-1], _WindowItem)
-            self._changed.notify_all()
+            if len(self._items) < self._capacity:
+                self._has_room.notify_all()
             return taken
 
     def close(self) -> None:
         """Lets every producer go."""
-        with self._changed:
+        with self._has_room:
             self.is_closed = True
-            self._changed.notify_all()
+            self._has_room.notify_all()
 
 
 # --- decode threads ---
@@ -185,9 +193,10 @@ class _Decoders:
     """The threads that turn inputs into log-mels; each takes the next input when it is done with one."""
 
     def __init__(
-        self, inputs: Iterator[Input], config: ModelConfig, options: TagOptions, *, n_threads: int, capacity: int
+        self, inputs: Iterator[Input], config: ModelConfig, options: TagOptions, *, n_threads: int, group_size: int
     ) -> None:
-        self.channel = _Channel(capacity=capacity, n_producers=n_threads)
+        self.channel = _Channel(capacity=2 * group_size * n_threads, n_producers=n_threads)
+        self._group_size = group_size
         self._inputs = enumerate(inputs)
         self._inputs_lock = threading.Lock()
         self._room_ahead = threading.Semaphore(MAX_CLIPS_AHEAD)
@@ -216,7 +225,7 @@ class _Decoders:
         try:
             decoder = _ClipDecoder(self._config, self._options)
             for clip, given in iter(self._next_input, None):
-                if not all(map(self.channel.put, decoder.items(clip, given))):
+                if not all(map(self.channel.put, _groups(decoder.items(clip, given), self._group_size))):
                     break
         except BaseException as error:  # raised again on the caller's thread
             self.channel.producer_is_done(error)
@@ -227,6 +236,11 @@ class _Decoders:
         self._room_ahead.acquire()
         with self._inputs_lock:
             return None if self.channel.is_closed else next(self._inputs, None)
+
+
+def _groups(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
+    while group := list(islice(items, size)):
+        yield group
 
 
 class _ClipDecoder:
