@@ -33,7 +33,7 @@ ANSWERS_FILE = "selftest.json"
 TOLERANCE_OF_PRECISION = {"fp32": 1e-5, "int8": 0.2, "fp16": 5e-3, "bf16": 5e-2}
 
 
-def _phase_of(frequency: FloatArray, sample_rate: int) -> FloatArray:
+def _phase_of(frequency: npt.NDArray[np.float64], sample_rate: int) -> npt.NDArray[np.float64]:
     return np.asarray(2 * np.pi * np.cumsum(frequency) / sample_rate)
 
 

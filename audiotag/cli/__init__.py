@@ -12,6 +12,9 @@ from typing import Annotated
 import typer
 
 from audiotag import __version__
+from audiotag.cli.bench import bench
+from audiotag.cli.doctor import doctor
+from audiotag.cli.train import evaluate, train
 from audiotag.errors import AudiotagError, ExitCode
 
 # Newer Typer releases carry their own copy of click, older ones import it; both are reached from a public name.
@@ -46,6 +49,12 @@ def audiotag(
 
     Example: audiotag predict clip.wav
     """
+
+
+app.command()(train)
+app.command()(evaluate)
+app.command()(doctor)
+app.command()(bench)
 
 
 def main() -> None:
