@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -52,9 +53,9 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, with six digits."""
-        values = asdict(self)
-        for measure in values["per_label"]:
-            measure["average_precision"] = round(measure["average_precision"], 6)
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples, as JSON has them
+        for measured in values["per_label"]:
+            measured["average_precision"] = round(measured["average_precision"], 6)
         for name in ("macro_map", "micro_map", "top1", "top5"):
             values[name] = round(values[name], 6)
         return values

@@ -309,7 +309,8 @@ class _BatchSource:
     def __init__(self, data: _Data, model: ModelConfig, config: TrainConfig) -> None:
         rng = np.random.default_rng(config.seed)
         transform = LogMel(model.frontend)
-        noises = synthetic_negatives(model.frontend.sample_rate, rng, n_clips=N_NEGATIVES)
+        n_clips = N_NEGATIVES if config.negatives else 0
+        noises = synthetic_negatives(model.frontend.sample_rate, rng, n_clips=n_clips)
         self._negatives = [transform(noise[None])[0].astype(np.float16) for noise in noises]
         self._data, self._model, self._config = data, model, config
         self._cumulative = np.cumsum(_sampling_weights(data.targets))

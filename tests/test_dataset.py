@@ -1,0 +1,119 @@
+"""Labelled clips: what is read from folders and manifests, and the cache of log-mels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_CONFIG, chirp, noise, tone
+
+from audiotag.errors import DataError
+from audiotag.frontend import LogMel
+from audiotag.training.credits import write_credits
+from audiotag.training.dataset import Credit, choose_labels, label_matrix, log_mels_of, read_dataset
+
+Write = Callable[..., Path]
+
+
+def test_a_folder_gives_each_sub_folders_name_as_the_label(write_wav: Write, tmp_path: Path) -> None:
+    write_wav("data/dog/one.wav", tone())
+    write_wav("data/dog/deep/two.wav", tone())
+    write_wav("data/cat/one.wav", tone())
+    (tmp_path / "data/dog/notes.txt").write_text("not audio")
+    clips = read_dataset(tmp_path / "data")
+    assert [(clip.path.name, clip.labels) for clip in clips] == [
+        ("one.wav", ("cat",)), ("two.wav", ("dog",)), ("one.wav", ("dog",)),
+    ]  # fmt: skip
+    assert len({clip.group for clip in clips}) == 3
+
+
+def test_folds_of_a_folder_do_not_change_when_clips_are_added(write_wav: Write, tmp_path: Path) -> None:
+    for index in range(12):
+        write_wav(f"data/dog/{index}.wav", tone())
+    before = {clip.path: clip.fold for clip in read_dataset(tmp_path / "data")}
+    write_wav("data/ant/new.wav", tone())
+    after = {clip.path: clip.fold for clip in read_dataset(tmp_path / "data")}
+    assert {path: after[path] for path in before} == before
+    assert len(set(before.values())) > 1
+
+
+def test_a_manifest_prefers_labels_with_parents_and_keeps_folds_and_credits(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(
+        "path,source,license,attribution,labels,fold,group,labels_all,origin\n"
+        'a.wav,zoo,CC-BY-4.0,"Ann, B.","Bark",3,g1,"Bark;Dog;Animal",example.org/zoo@1:a.wav\n'
+        "b.wav,zoo,CC0-1.0,,Rain,4,g2,Rain,\n"
+    )
+    first, second = read_dataset(manifest)
+    assert first.path == tmp_path / "a.wav"
+    assert first.labels == ("Bark", "Dog", "Animal")
+    assert (first.fold, first.group, second.fold) == ("3", "g1", "4")
+    assert first.credit == Credit("zoo", "CC-BY-4.0", "Ann, B.", "example.org/zoo")
+    write_credits(tmp_path, [first, second])
+    assert (tmp_path / "CREDITS.csv").read_text() == (
+        "source,license,attribution,origin,clips\n"
+        "zoo,CC-BY-4.0,\"Ann, B.\",example.org/zoo,1\nzoo,CC0-1.0,,,1\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("file,label\na.wav,Dog\n", "needs the columns path and labels"), ("path,labels\n", "holds no labelled clip")],
+)
+def test_an_unusable_manifest_is_one_clear_error(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(DataError, match=complaint):
+        read_dataset(tmp_path / "m.csv")
+
+
+def test_missing_data_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: does not exist"):
+        read_dataset(tmp_path / "nowhere")
+
+
+def test_labels_need_clips_and_independent_groups(tmp_path: Path) -> None:
+    rows = [f"{i}.wav,Many;{'Rare' if i < 2 else 'Same'},{'g' if i >= 2 else i}" for i in range(6)]
+    (tmp_path / "m.csv").write_text("path,labels,group\n" + "\n".join(rows))
+    clips = read_dataset(tmp_path / "m.csv")
+    assert choose_labels(clips, min_clips=1, min_groups=1) == ("Many", "Rare", "Same")
+    assert choose_labels(clips, min_clips=3, min_groups=1) == ("Many", "Same")
+    assert choose_labels(clips, min_clips=3, min_groups=2) == ("Many",)
+    assert label_matrix(clips, ("Rare", "Many")).tolist() == [[1, 1], [1, 1], [0, 1], [0, 1], [0, 1], [0, 1]]
+    with pytest.raises(DataError, match="no label has 100 clips"):
+        choose_labels(clips, min_clips=100, min_groups=1)
+
+
+def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
+    write_wav: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wav("data/x/a.wav", chirp())
+    write_wav("data/x/b.wav", tone(seconds=0.3))
+    clips = read_dataset(tmp_path / "data")
+    frontend = TINY_CONFIG.frontend
+    fresh = log_mels_of(clips, frontend, cache=tmp_path / "cache")
+    expected = LogMel(frontend)(chirp()[None])[0]
+    assert np.abs(fresh[0].astype(np.float32) - expected).max() < 0.01  # float16 in -14 to 7
+    assert [len(each) for each in fresh] == [1 + 8000 // 80, 1 + 2400 // 80]
+
+    monkeypatch.setattr("audiotag.training.dataset.read_audio", lambda *a, **k: pytest.fail("read again"))
+    again = log_mels_of(clips, frontend, cache=tmp_path / "cache")
+    assert all(np.array_equal(a, b) for a, b in zip(fresh, again, strict=True))
+    monkeypatch.undo()
+
+    write_wav("data/x/b.wav", noise(seconds=0.5))
+    os.utime(tmp_path / "data/x/b.wav", (1, 1))
+    assert len(log_mels_of(clips, frontend, cache=tmp_path / "cache")[1]) == 1 + 4000 // 80
+
+
+def test_a_clip_that_cannot_be_read_is_named_and_left_out(
+    write_wav: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_wav("data/x/a.wav", tone())
+    (tmp_path / "data/x/broken.wav").write_bytes(b"RIFF nothing")
+    clips = read_dataset(tmp_path / "data")
+    found = log_mels_of(clips, TINY_CONFIG.frontend, cache=tmp_path / "cache")
+    assert [len(each) for each in found] == [101, 0]
+    assert "broken.wav is left out" in caplog.text

@@ -1,0 +1,109 @@
+"""Every command and every line of Python in the README is run here as it stands.
+
+The two `sh` blocks at its top install the package, so `.ci/run` runs them instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+from conftest import chirp, noise, tone
+
+README = Path(__file__).parents[1] / "README.md"
+SMALL_TRAINING = " --steps 2 --validate-every 2 --warmup-steps 1 --batch-size 2 --width 4 --min-clips 2 --min-groups 1"
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def _commands() -> list[str]:
+    return [line[2:] for block in _blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the README's commands find where they are run."""
+    folder = tmp_path_factory.mktemp("readme")
+    rate = 16000
+    soundfile.write(folder / "street.wav", tone(sample_rate=rate, seconds=3.0), rate)
+    soundfile.write(folder / "dawn.mp3", chirp(sample_rate=rate, seconds=3.0), rate)
+    for name in ("recordings/a/one.wav", "recordings/two.flac", "my-clips/Dog/1.wav", "my-clips/Dog/2.wav",
+                 "my-clips/Dog/3.wav", "my-clips/Rain/1.wav", "my-clips/Rain/2.wav", "my-clips/Rain/3.wav"):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, noise(sample_rate=rate, seed=len(name)), rate)
+    return folder
+
+
+def _run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    bash = ["bash", "-o", "pipefail", "-c", command]
+    return subprocess.run(bash, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_readme_begins_with_the_block_that_tags_and_the_block_that_tests() -> None:
+    first, second = _blocks("sh")
+    assert "audiotag predict" in first
+    assert "pytest" in second
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_a_command_of_the_readme_works_as_it_stands(command: str, folder: Path) -> None:
+    if "jq" in command and shutil.which("jq") is None:
+        pytest.skip("jq is not installed")
+    if "checkpoint_best.pyth" in command or "--model vggsound" in command:
+        pytest.skip("needs a checkpoint of the authors: tests/test_convert.py runs it on one of its own making")
+    if command.startswith("audiotag train"):
+        command += SMALL_TRAINING
+    if "--resume" in command or "-f csv | head" in command:
+        (folder / "tags.csv").unlink(missing_ok=True)
+    done = _run(command, folder)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_python_example_runs_as_it_stands(folder: Path) -> None:
+    (example,) = _blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["street.wav " + _status(folder, "street.wav"),
+                                             "dawn.mp3 " + _status(folder, "dawn.mp3")]  # fmt: skip
+
+
+def _status(folder: Path, name: str) -> str:
+    status: str = json.loads(_run(f"audiotag predict {name}", folder).stdout)["status"]
+    return status
+
+
+def test_the_json_in_the_readme_has_the_keys_that_results_have(folder: Path) -> None:
+    (block,) = _blocks("json")
+    shown = [json.loads(line) for line in block.splitlines()]
+    assert [set(record) for record in shown] == [
+        {"path", "status", "duration", "tags"}, {"path", "status", "duration", "tags"}, {"path", "status", "error"},
+    ]  # fmt: skip
+    given = json.loads(_run("audiotag predict street.wav", folder).stdout)
+    assert set(given) == {"path", "status", "duration", "tags"}
+
+
+def test_the_readmes_exit_codes_are_the_programs() -> None:
+    from audiotag.errors import ExitCode
+
+    table = {int(code) for code in re.findall(r"^\| (\d+) \| ", README.read_text(encoding="utf-8"), re.MULTILINE)}
+    assert table == {int(code) for code in ExitCode}
+
+
+def test_the_changelogs_top_version_is_the_packages() -> None:
+    from audiotag import __version__
+
+    changelog = (README.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", changelog, re.MULTILINE).group(1) == __version__  # type: ignore[union-attr]

@@ -1,0 +1,145 @@
+"""Training end to end on synthetic sounds: it learns, it resumes exactly, and leaves a whole model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audiotag.config import TrainConfig
+from audiotag.errors import CheckpointError, DataError
+from audiotag.model_folder import open_model_folder
+from audiotag.options import EngineOptions
+from audiotag.tagger import Tagger
+from audiotag.training import train as training
+from audiotag.training.dataset import read_dataset
+from audiotag.training.evaluate import evaluate
+from audiotag.training.train import Progress, load_checkpoint, train
+
+RECIPE = TrainConfig(
+    width=4, depths=(1, 1, 1, 1), steps=90, batch_size=12, validate_every=30, warmup_steps=5, learning_rate=5e-3,
+    min_clips=3, min_groups=1, fold="1", ema_decay=0.9, mixup_probability=0.2, dropout=0.0, label_smoothing=0.0,
+    negatives=0.0,
+)  # fmt: skip
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three kinds of sound that nobody confuses, eight clips of each."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    time = np.arange(RATE) / RATE
+
+    def low(_: int) -> np.ndarray:
+        return np.sin(2 * np.pi * rng.uniform(150, 250) * time)
+
+    def high(_: int) -> np.ndarray:
+        return np.sin(2 * np.pi * rng.uniform(4000, 5000) * time) * (np.sin(2 * np.pi * 8 * time) > 0)
+
+    def hiss(_: int) -> np.ndarray:
+        return rng.uniform(-1, 1, RATE)
+
+    rows = ["path,labels,fold"]
+    for name, make in (("low", low), ("high", high), ("hiss", hiss)):
+        for index in range(8):
+            soundfile.write(folder / f"{name}{index}.wav", 0.4 * make(index), RATE)
+            rows.append(f"{name}{index}.wav,{name},{1 + index % 2}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return folder / "manifest.csv"
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    train(data, out, config=RECIPE)
+    return out
+
+
+def test_training_leaves_a_whole_model_folder_with_its_measured_figures(trained: Path) -> None:
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors", "onnx/model.onnx",
+                 "onnx/model_int8.onnx", "README.md"):  # fmt: skip
+        assert (trained / name).stat().st_size > 0, name
+    config = open_model_folder(trained).config
+    assert config.labels == ("high", "hiss", "low")
+    assert config.activation == "sigmoid"
+    assert config.metrics["fp32"]["n_clips"] == 12
+    assert config.int8_map_loss is not None
+    assert config.provenance["recipe"]["steps"] == 90
+
+
+def test_a_trained_model_tells_the_held_out_sounds_apart(trained: Path, data: Path) -> None:
+    clips = [clip for clip in read_dataset(data) if clip.fold == "1"]
+    measured = evaluate(Tagger(open_model_folder(trained), options=training_options("fp32")), clips)
+    assert measured.macro_map > 0.95
+    assert measured.n_failed == 0
+
+
+def test_evaluation_equals_the_figures_in_the_models_config(trained: Path, data: Path) -> None:
+    folder = open_model_folder(trained)
+    clips = [clip for clip in read_dataset(data) if clip.fold == "1"]
+    tagger = Tagger(folder, options=training_options("fp32"))
+    assert evaluate(tagger, clips).to_dict() == folder.config.metrics["fp32"]
+
+
+def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(data: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, steps=8, validate_every=4)
+    train_only(data, tmp_path / "whole", recipe)
+    with pytest.raises(KeyboardInterrupt):
+        train_only(data, tmp_path / "cut", recipe, on_progress=_interrupt_at(4))
+    train_only(data, tmp_path / "cut", recipe, resume=True)
+    whole, cut = (load_checkpoint(tmp_path / name / training.LAST_CHECKPOINT) for name in ("whole", "cut"))
+    assert whole["step"] == cut["step"] == 8
+    assert all(torch.equal(whole["network"][name], cut["network"][name]) for name in whole["network"])
+
+
+def test_resuming_with_another_recipe_is_refused(data: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, steps=4, validate_every=4)
+    train_only(data, tmp_path, recipe)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        train_only(data, tmp_path, replace(recipe, seed=1), resume=True)
+
+
+def test_an_empty_fold_is_refused_before_training(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"fold '7'. Choose --fold among 1, 2"):
+        train(data, tmp_path, config=replace(RECIPE, fold="7"))
+
+
+def test_early_stopping_ends_when_validation_gets_no_better(data: Path, tmp_path: Path) -> None:
+    steps: list[int] = []
+    recipe = replace(RECIPE, steps=40, validate_every=2, patience=1, learning_rate=1e-9)
+    train_only(data, tmp_path, recipe, on_progress=lambda progress: steps.append(progress.step))
+    assert max(steps) < 40
+
+
+def training_options(precision: str) -> EngineOptions:
+    return EngineOptions(device="cpu", engine="onnx", precision=precision)  # type: ignore[arg-type]
+
+
+def _interrupt_at(step: int) -> Callable[[Progress], None]:
+    def interrupt(progress: Progress) -> None:
+        if progress.step == step:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def train_only(
+    data: Path,
+    work: Path,
+    recipe: TrainConfig,
+    *,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> None:
+    """The training without what follows it."""
+    work.mkdir(exist_ok=True)
+    clips = read_dataset(data)
+    model = training.model_config(("high", "hiss", "low"), recipe)
+    learning, held_out = training._split(clips, model, fold=recipe.fold, cache=work.parent / "cache")
+    training._Trainer(model, recipe, learning, held_out, work, on_progress).run(resume=resume)
