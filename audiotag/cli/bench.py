@@ -24,7 +24,7 @@ def bench(
                           autocompletion=options.completing(FORMATS), help="A table to read or JSON.")
     ] = "table",
 ) -> None:  # fmt: skip
-    """Measure decoding, log-mels, every engine and whole runs on this machine, with synthetic audio.
+    """Measure how fast this machine tags, stage by stage.
 
     Example: audiotag bench -f json
     """

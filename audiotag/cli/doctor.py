@@ -53,7 +53,7 @@ def doctor(
                           autocompletion=options.completing(FORMATS), help="A table to read or JSON.")
     ] = "table",
 ) -> int:  # fmt: skip
-    """Say what decodes here, which engines and devices work, and why not.
+    """Say what works on this machine, and why the rest does not.
 
     Example: audiotag doctor --selftest
     """
