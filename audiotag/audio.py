@@ -2,9 +2,10 @@
 
     path or stream --decoder--> [frame, channel] --rows--> [frame, row] --soxr--> blocks [row, sample]
 
-A decoder is chosen by content: libsndfile (`soundfile`) first, FFmpeg (`av`) for what it rejects and for streams that
-cannot seek. Nothing is allocated from what a header claims. Here a frame is one sample of every channel at the file's
-own rate, as in soundfile. Neighbours: `inputs` names files, `windows` cuts the blocks.
+A decoder is chosen by content: libsndfile (`soundfile`) first; FFmpeg (`av`) for what it rejects, for streams that
+cannot seek, and for MP3, of which libsndfile 1.2.2 drops the end where a variable bit rate has no Xing header, and
+writes to stderr. Nothing is allocated from what a header claims. Here a frame is one sample of every channel at the
+file's own rate, as in soundfile. Neighbours: `inputs` names files, `windows` cuts the blocks.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ AV_FORMATS = (
 _AV_ERRORS = (av.FFmpegError, OSError, ValueError, RuntimeError)
 # How formats begin that FFmpeg decodes front to back.
 _STREAMABLE = (
-    b"RIFF", b"RF64", b"riff", b"FORM", b".snd", b"fLaC", b"OggS", b"ID3", b"#!AMR", b"\x0b\x77", b"TTA1",
+    b"RIFF", b"RF64", b"riff", b"FORM", b".snd", b"fLaC", b"OggS", b"#!AMR", b"\x0b\x77", b"TTA1",
     b"\x1a\x45\xdf\xa3",  # EBML: Matroska and WebM
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: WMA
 )  # fmt: skip
@@ -412,6 +413,9 @@ def _decoder_of_file(file: BinaryIO, *, owned: bool) -> _Decoder:
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         raise AudioError("is empty (0 bytes)")
+    file.seek(0)
+    if _is_mpeg(file.read(4)):
+        return _only_decoder(file, seekable=True, owned=owned)
     try:
         decoder = _SoundFileDecoder(file, size=size, owned=owned)
     except _NotDecodable as refusal:
@@ -422,6 +426,20 @@ def _decoder_of_file(file: BinaryIO, *, owned: bool) -> _Decoder:
         except _NotDecodable:
             logger.debug("an unfinished header, and no audio behind it")
     return decoder
+
+
+def _is_mpeg(head: bytes) -> bool:
+    """Whether a file begins as MP3, MP2 or raw AAC do: with an ID3 tag, or eleven bits set."""
+    return head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
+
+
+def _only_decoder(file: BinaryIO, *, seekable: bool, owned: bool) -> _Decoder:
+    if seekable:
+        file.seek(0)
+    try:
+        return _AvDecoder(file, seekable=seekable, owned=owned)
+    except _NotDecodable as error:
+        raise AudioError(f"not decodable: {error} (FFmpeg)") from error
 
 
 def _second_decoder(file: BinaryIO, *, owned: bool, refusal: _NotDecodable) -> _Decoder:
@@ -451,7 +469,7 @@ class _HeaderOnly(_NotDecodable):
     """A decoder knows the format, but there is nothing behind the header."""
 
 
-class _ForwardSoundFile(soundfile.SoundFile):
+class _ForwardSoundFile(soundfile.SoundFile):  # type: ignore[misc]
     """A SoundFile that does not seek to where it stands after every read.
 
     soundfile 0.14 does so in `_cdata_io` wherever it can seek; for MP3 and FLAC this costs five times the decoding.
@@ -558,7 +576,7 @@ class _SoundFileDecoder:
 
 def _soundfile_reason(error: Exception) -> str:
     text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    return text.strip().rstrip(".") or "damaged"
+    return text.strip().removeprefix("Error : ").rstrip(".") or "damaged"
 
 
 def _missing_bytes(log: str) -> int:
@@ -571,9 +589,9 @@ def _missing_bytes(log: str) -> int:
 
 
 def _check_end(decoder: _Decoder) -> None:
-    """Warns of an end before the one that the header tells; in MP3 and MP2 that is an estimate."""
+    """Warns of an end before the one that the header tells, but for the padding of a packet."""
     promised, rate = decoder.info.n_frames or 0, decoder.info.sample_rate
-    if decoder.position < 0.99 * promised - MAX_PACKET_FRAMES:
+    if decoder.position < promised - MAX_PACKET_FRAMES:
         _warn(decoder.warnings, f"cut short: {decoder.position / rate:.3f} s of {promised / rate:.3f} s")
 
 
@@ -615,6 +633,8 @@ class _AvDecoder:
             raise _NotDecodable(_av_reason(error)) from error
         if not isinstance(stream, av.AudioStream):
             raise _NotDecodable("no audio stream")
+        if stream.codec_context is None:
+            raise _NotDecodable("no decoder for its audio")
         stream.codec_context.thread_count = 1
         self._stream = stream
         self._start_decoding()
@@ -668,9 +688,13 @@ class _AvDecoder:
         )
 
     def _known_frames(self, sample_rate: int) -> int | None:
-        """Frames that an MP4's track says it has, without the padding of the last packet; others don't know exactly."""
-        duration, time_base = self._stream.duration, self._stream.time_base
-        if "mov" not in self._container.format.name or not duration or not time_base:
+        """Frames without the padding of the last packet, where MP4's track or MP3's Xing header tell.
+
+        Others only estimate; that an MP3 has the header shows in samples at its beginning that were left out.
+        """
+        duration, time_base, container = self._stream.duration, self._stream.time_base, self._container.format.name
+        is_known = "mov" in container or (container == "mp3" and self._first_pts > 0)
+        if not is_known or not duration or not time_base:
             return None
         return round(duration * time_base * sample_rate) if duration > 0 else None
 
@@ -706,12 +730,13 @@ class _AvDecoder:
             self._reopen()
 
     def _can_jump(self, exactly: bool) -> bool:
-        """Whether time stamps tell the position after a jump: to the sample in MP4, to the millisecond in Matroska.
+        """Whether time stamps tell the position after a jump: to the sample in MP4 and MP3, else to a millisecond.
 
         The noise that an AAC decoder makes up (perceptual noise substitution) differs after a jump, nothing else.
         """
         container = self.info.container
-        return self._seekable and ("mov" in container or ("matroska" in container and not exactly))
+        is_exact = container == "mp3" or "mov" in container
+        return self._seekable and (is_exact or ("matroska" in container and not exactly))
 
     def _jump(self, frame: int) -> None:
         """Goes to a packet at or before `frame`, if all goes well."""
@@ -800,10 +825,7 @@ def _decoder_of_stream(file: BinaryIO, *, owned: bool) -> _Decoder:
         raise AudioError("is empty (0 bytes)")
     stream = cast("BinaryIO", _Stream(head, file))
     if _can_be_streamed(head):
-        try:
-            return _AvDecoder(stream, seekable=False, owned=owned)
-        except _NotDecodable as error:
-            raise AudioError(f"not decodable: {error} (FFmpeg)") from error
+        return _only_decoder(stream, seekable=False, owned=owned)
     spooled = _spool(stream)
     try:
         return _decoder_of_file(spooled, owned=True)
@@ -824,8 +846,7 @@ def _can_be_streamed(head: bytes) -> bool:
     """Whether a format, known by its first bytes, can be decoded front to back."""
     if head[4:8] in (b"ftyp", b"moov"):
         return _begins_with_index(head)
-    is_mpeg = head[0] == 0xFF and head[1:2] >= b"\xe0"
-    return is_mpeg or head.startswith(_STREAMABLE)
+    return _is_mpeg(head) or head.startswith(_STREAMABLE)
 
 
 def _begins_with_index(head: bytes) -> bool:
