@@ -182,7 +182,8 @@ def _conv_with_bias_like(conv: nn.Conv2d) -> nn.Conv2d:
 def save_fused(network: AudioRepInceptionNeXt, path: Path) -> None:
     """Writes the weights of a fused network as safetensors, float32."""
     tensors = {name: tensor.float().contiguous() for name, tensor in network.state_dict().items()}
-    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    # Not save_file: it makes files that only their owner can read.
+    path.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
 
 
 def load_fused(path: Path, config: NetworkConfig) -> AudioRepInceptionNeXt:

@@ -50,7 +50,7 @@ def train(
     ] = RECIPE.patience,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = RECIPE.seed,
     cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where log-mels are kept. [default: DIR/training]")
+        Path | None, typer.Option(metavar="DIR", help="Where log-mels are kept. [default: DIR.training]")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in DIR.")] = False,
     quiet: options.Quiet = False,
@@ -65,7 +65,7 @@ def train(
         config: TrainConfig = options.record_of(TrainConfig, context)
     except ValueError as error:
         raise UsageError(f"{error}. Run `audiotag train --help`") from error
-    if (out / "config.json").exists() or (not resume and (out / "training").exists()):
+    if (out / "config.json").exists() or (not resume and out.with_name(out.name + ".training").exists()):
         raise OutputError(f"{out}: holds a model or a training already. Choose another folder, or --resume a training")
     from audiotag.training.train import train as run
 

@@ -100,7 +100,7 @@ def train(
 ) -> ModelConfig:
     """Trains on all folds of `data` but `config.fold`, and writes the model folder `out`.
 
-    Checkpoints are written to `out/training` at every validation; `resume` goes on from the last one.
+    Checkpoints are written to `work_folder(out)` at every validation; `resume` goes on from the last one.
 
     Raises:
         DataError: the data cannot be used, or the held-out fold is empty.
@@ -109,12 +109,17 @@ def train(
     clips = read_dataset(data)
     labels = choose_labels(clips, min_clips=config.min_clips, min_groups=config.min_groups)
     model = model_config(labels, config)
-    work = out / "training"
+    work = work_folder(out)
     work.mkdir(parents=True, exist_ok=True)
     learning, held_out = _split(clips, model, fold=config.fold, cache=cache or work, on_clip=on_clip)
     torch.set_flush_denormal(True)
     _Trainer(model, config, learning, held_out, work, on_progress).run(resume=resume)
     return finish(out, data=data, config=config, cache=cache)
+
+
+def work_folder(out: Path) -> Path:
+    """Where the checkpoints and log-mels of a training lie: beside the model folder, which is to be published."""
+    return out.parent / (out.name + ".training")
 
 
 def model_config(labels: tuple[str, ...], config: TrainConfig) -> ModelConfig:
@@ -381,18 +386,18 @@ def _cut(log_mel: HalfArray, model: ModelConfig) -> list[FloatArray]:
 
 
 def finish(out: Path, *, data: Path, config: TrainConfig, cache: Path | None = None) -> ModelConfig:
-    """Fuses the best checkpoint in `out/training`, exports, quantises, measures, and writes configs and model card."""
-    saved = load_checkpoint(out / "training" / BEST_CHECKPOINT)
+    """Fuses the best checkpoint, exports, quantises, measures, and writes configs and model card."""
+    saved = load_checkpoint(work_folder(out) / BEST_CHECKPOINT)
     clips = read_dataset(data)
     labels = choose_labels(clips, min_clips=config.min_clips, min_groups=config.min_groups)
     model = model_config(labels, config)
     network = AudioRepInceptionNeXt(model.network)
     network.load_state_dict(saved["network"])
     fused = fuse(network)
-    (out / "onnx").mkdir(exist_ok=True)
+    (out / "onnx").mkdir(parents=True, exist_ok=True)
     save_fused(fused, out / "model.safetensors")
     export_onnx(fused, out / "onnx/model.onnx", n_frames=model.window.n_frames, n_mels=model.frontend.n_mels)
-    learning, _ = _split(clips, model, fold=config.fold, cache=cache or out / "training")
+    learning, _ = _split(clips, model, fold=config.fold, cache=cache or work_folder(out))
     quantise_int8(out / "onnx/model.onnx", out / "onnx/model_int8.onnx", _calibration(learning, model, config))
     credits = write_credits(out, clips)
     model = replace(model, provenance=_provenance(data, config, clips, saved, credits))
