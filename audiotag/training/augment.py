@@ -92,7 +92,7 @@ class Augmenter:
         if not other_level:
             return first
         factor = self._gain(decibels) * (level / other_level if level else 1.0)
-        return np.sqrt(np.square(first) + np.square(second * factor))
+        return _add_powers(first, second * factor)
 
     def _filter(self, magnitudes: FloatArray) -> FloatArray:
         bands = np.linspace(-1.0, 1.0, self._n_mels, dtype=np.float32)
@@ -111,7 +111,7 @@ class Augmenter:
         rayleigh = self._rng.rayleigh(1.0, magnitudes.shape)
         noise = (rayleigh * (colour / colour.max())).astype(np.float32)
         level = magnitudes.max(initial=0.0) or np.float32(1.0)
-        return np.sqrt(np.square(magnitudes) + np.square(noise * level * self._gain(NOISE_DB)))
+        return _add_powers(magnitudes, noise * level * self._gain(NOISE_DB))
 
     def _gain(self, decibels: tuple[float, float]) -> np.float32:
         return np.float32(10.0 ** (self._rng.uniform(*decibels) / 20.0))
@@ -127,6 +127,11 @@ class Augmenter:
             start = int(self._rng.integers(0, self._n_mels - width + 1))
             log_mel[:, start : start + width] = mean
         return log_mel
+
+
+def _add_powers(first: FloatArray, second: FloatArray) -> FloatArray:
+    total: FloatArray = np.sqrt(np.square(first) + np.square(second))
+    return total
 
 
 def _resample_frames(magnitudes: FloatArray, speed: float) -> FloatArray:
