@@ -162,7 +162,7 @@ laps, last = {}, time.perf_counter()
 def lap(name):
     global last
     now = time.perf_counter(); laps[name] = 1e3 * (now - last); last = now
-import audiotag.cli.predict; lap("command line")
+import audiotag.cli; lap("command line")
 import numpy; lap("numpy")
 import audiotag.frontend; lap("scipy")
 import audiotag.audio; lap("decoders")

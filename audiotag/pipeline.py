@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,7 +70,9 @@ class Pipeline:
         self._n_calls = engine.concurrency
         self._n_workers = workers or core_count()
 
-    def run(self, inputs: Iterator[Input], *, on_progress: Callable[[float], None] | None = None) -> Iterator[Result]:
+    def run(
+        self, inputs: Iterator[Input], *, on_progress: Callable[[float], None] | None = None
+    ) -> Generator[Result, None, None]:
         """A result for each input, in their order; see `Tagger.tag_many`."""
         collector = _Collector(self._config, self._options, self._selection, on_progress or _ignore)
         decoders = _Decoders(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine
@@ -27,6 +28,7 @@ from audiotag.options import EngineOptions as EngineOptions
 from audiotag.options import TagOptions as TagOptions
 from audiotag.pipeline import Pipeline
 from audiotag.results import ClipResult, Failure, Result
+from audiotag.writers import run_header
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,12 @@ class Tagger:
         """The labels that the model knows, in its order."""
         return LabelSet(self.config.labels)
 
+    def run_header(self, options: TagOptions) -> dict[str, Any]:
+        """What a result has to say about its run: version, model, options, and what `auto` became."""
+        engine = {"engine": self.engine.name, "device": self.engine.device, "precision": self.engine.precision}
+        model, parameters = self.model, {**asdict(options), **engine}
+        return run_header(model=model.name, revision=model.revision, sha256=model.sha256, parameters=parameters)
+
     def tag(
         self,
         path: str | os.PathLike[str],
@@ -93,7 +101,7 @@ class Tagger:
         *,
         options: TagOptions | None = None,
         on_progress: Callable[[float], None] | None = None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """A result for each input, in their order; one for each channel with `channels="each"`.
 
         `inputs` may be endless: it is read a bounded number ahead. `on_progress` gets seconds of audio newly done, on

@@ -14,6 +14,7 @@ import typer
 from audiotag import __version__
 from audiotag.cli.bench import bench
 from audiotag.cli.doctor import doctor
+from audiotag.cli.predict import predict
 from audiotag.cli.train import evaluate, train
 from audiotag.errors import AudiotagError, ExitCode
 
@@ -51,6 +52,7 @@ def audiotag(
     """
 
 
+app.command()(predict)
 app.command()(train)
 app.command()(evaluate)
 app.command()(doctor)

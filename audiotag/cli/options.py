@@ -17,20 +17,22 @@ import typer
 
 from audiotag.errors import UsageError
 from audiotag.options import AGGREGATES, CHANNELS, ENGINES, PRECISIONS, EngineOptions, TagOptions
+from audiotag.writers import FORMATS
 
 DEVICES = ("auto", "cpu", "cuda", "mps")  # what completion offers; cuda:N is taken too
 
 TAG = TagOptions()  # the library's defaults, which are the command line's
 ENGINE = EngineOptions()
+NO_NAMES: list[str] = []  # Typer wants a list where the records hold a tuple
 
 
-def parse_seconds(text: str) -> float:
+def parse_seconds(text: str | float) -> float:
     """Seconds of `90`, `1:30`, `1:30.5` or `0:01:30`.
 
     >>> parse_seconds("1:02:03.5")
     3723.5
     """
-    parts = text.split(":")
+    parts = str(text).split(":")  # a default comes as a number
     try:
         numbers = [float(part) for part in parts]
     except ValueError:
@@ -101,7 +103,7 @@ class _OneLine(logging.Formatter):
 
 # --- what is tagged ---
 
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Audio or video files; - is audio on stdin.")]
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Audio or video files; - is audio on stdin.")]
 Include = Annotated[list[str], typer.Option("--include", metavar="GLOB", help="In folders, take only these names.")]
 Exclude = Annotated[list[str], typer.Option("--exclude", metavar="GLOB", help="In folders, leave out these names.")]
 FilesFrom = Annotated[
@@ -209,9 +211,15 @@ Threads = Annotated[
 
 # --- what comes out ---
 
-Out = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write here instead of to stdout.")
-]
-Header = Annotated[bool, typer.Option("--header", help="Open NDJSON with a line about the run and the model.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", "-f", parser=one_of(FORMATS), metavar="|".join(FORMATS), autocompletion=completing(FORMATS),
+        help="Form of the results. [default: from the suffix of --out; else table for a terminal, ndjson for a pipe]",
+        show_default=False,
+    ),
+]  # fmt: skip
+Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write here instead of to stdout.")]
+Header = Annotated[bool, typer.Option("--header", help="Open NDJSON with a line about the run; JSON has it anyway.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr: model, engine, device.")]

@@ -1,0 +1,104 @@
+"""`audiotag predict`: tags a few inputs, the answer on stdout."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import chain
+
+import typer
+
+from audiotag.cli import options
+from audiotag.cli.options import ENGINE, TAG, record_of
+from audiotag.errors import ExitCode, NoInputsError
+from audiotag.hub import resolve_model
+from audiotag.inputs import Found, Input, find_inputs
+from audiotag.labels import LabelSet
+from audiotag.options import EngineOptions, TagOptions
+from audiotag.results import Failure, Result
+from audiotag.writers import FORMATS, Writer, open_output, open_writer, pick_format
+
+logger = logging.getLogger(__name__)
+
+
+def predict(
+    context: typer.Context,
+    inputs: options.Inputs,
+    model: options.Model = None,
+    top_k: options.TopK = TAG.top_k,
+    threshold: options.Threshold = TAG.threshold,
+    include_labels: options.IncludeLabels = options.NO_NAMES,
+    exclude_labels: options.ExcludeLabels = options.NO_NAMES,
+    windows: options.Windows = TAG.windows,
+    hop: options.Hop = TAG.hop,
+    max_windows: options.MaxWindows = TAG.max_windows,
+    aggregate: options.Aggregate = TAG.aggregate,
+    channels: options.Channels = TAG.channels,
+    start: options.Start = TAG.start,
+    duration: options.Duration = TAG.duration,
+    device: options.Device = ENGINE.device,
+    engine: options.Engine = ENGINE.engine,
+    precision: options.Precision = ENGINE.precision,
+    batch_size: options.BatchSize = ENGINE.batch_size,
+    workers: options.Workers = ENGINE.workers,
+    threads: options.Threads = ENGINE.threads,
+    form: options.Format = None,
+    out: options.Out = None,
+    header: options.Header = False,
+    offline: options.Offline = False,
+    update: options.Update = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Tag a few inputs; the answer goes to stdout.
+
+    Example: audiotag predict dog.wav --top-k 3
+    """
+    options.set_verbosity(quiet=quiet, verbose=verbose)
+    tag_options, engine_options = record_of(TagOptions, context), record_of(EngineOptions, context)
+    name = pick_format(form, out, header=header)
+    folder = resolve_model(model, update=update, offline=offline)
+    LabelSet(folder.config.labels).select(include_labels, exclude_labels)
+    found = _at_least_one(find_inputs(inputs))
+    with open_output(out) as output:
+        from audiotag.tagger import Tagger
+
+        tagger = Tagger(folder, options=engine_options)
+        needs_header = header or not FORMATS[name].header_if_asked
+        writer = open_writer(
+            name, output, header=tagger.run_header(tag_options) if needs_header else {}, asked_for_header=header
+        )
+        with closing(tagger.tag_many(found, options=tag_options)) as results:
+            n_failed = _write(results, writer, tells=name != "table")
+    return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
+
+
+def _at_least_one(found: Iterator[Found]) -> Iterator[Input]:
+    inputs = _without_skipped(found)
+    first = next(inputs, None)
+    if first is None:
+        raise NoInputsError("no inputs: nothing to tag in what was named. Check the paths, or use -v to see why")
+    return chain([first], inputs)
+
+
+def _without_skipped(found: Iterator[Found]) -> Iterator[Input]:
+    for item in found:
+        if isinstance(item, Input):
+            yield item
+        else:
+            logger.info("%s: skipped: %s", item.path, item.reason)
+
+
+def _write(results: Iterator[Result], writer: Writer, *, tells: bool) -> int:
+    """Writes the results and counts the failures; with `tells` stderr gets a line about each trouble too."""
+    n_failed = 0
+    writer.begin()
+    for result in results:
+        writer.write(result)
+        n_failed += isinstance(result, Failure)
+        trouble = result.error if isinstance(result, Failure) else result.warning
+        if tells and trouble is not None:
+            logger.warning("%s: %s", result.path, trouble)
+    writer.end()
+    return n_failed
