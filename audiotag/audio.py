@@ -74,6 +74,15 @@ AV_FORMATS = (
 
 
 _AV_ERRORS = (av.FFmpegError, OSError, ValueError, RuntimeError)
+# FFmpeg's sample formats without the p of the planar ones: type, the value of silence, full scale.
+_SAMPLE_TYPES: dict[str, tuple[Any, int, int]] = {
+    "u8": (np.uint8, 128, 128),
+    "s16": (np.int16, 0, 1 << 15),
+    "s32": (np.int32, 0, 1 << 31),
+    "s64": (np.int64, 0, 1 << 63),
+    "flt": (np.float32, 0, 1),
+    "dbl": (np.float64, 0, 1),
+}
 # How formats begin that FFmpeg decodes front to back.
 _STREAMABLE = (
     b"RIFF", b"RF64", b"riff", b"FORM", b".snd", b"fLaC", b"OggS", b"#!AMR", b"\x0b\x77", b"TTA1",
@@ -217,8 +226,12 @@ class AudioStream:
 
     def __iter__(self) -> Iterator[FloatArray]:
         blocks = _samples_from(self._decoder, self._rows, self.sample_rate, self._first, exactly=True)
+        is_empty = True
         for block in _take(blocks, self._n_wanted):
+            is_empty = False
             yield np.ascontiguousarray(block.T)
+        if is_empty and self._first > 0:
+            _warn(self._decoder.warnings, f"ends before {self._first / self.sample_rate:.3f} s, where it was to start")
 
     def close(self) -> None:
         """Closes what was opened."""
@@ -380,8 +393,7 @@ def _open_decoder(source: Source) -> _Decoder:
 
 def _open_path(path: Path) -> BinaryIO:
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISCHR(mode) and not os.isatty(0) and path != Path("/dev/stdin"):
+        if stat.S_ISCHR(path.stat().st_mode):
             raise AudioError("is a device, not a file")
         return open(path, "rb", buffering=0)
     except OSError as error:
@@ -699,25 +711,26 @@ class _AvDecoder:
         return round(duration * time_base * sample_rate) if duration > 0 else None
 
     def read(self) -> FloatArray:
-        pieces = [np.zeros((0, self.info.n_channels), dtype=np.float32)]
+        pieces = [np.zeros((self.info.n_channels, 0), dtype=np.float32)]
         end = self.position + _frames_per_block(self.info.n_channels)
         while self._next is not None and self.position < end:
             pieces.append(self._read_frame(self._next))
-            self.position += len(pieces[-1])
+            self.position += pieces[-1].shape[1]
         if self._next is None and not self.warnings:
             _check_end(self)
-        return np.concatenate(pieces)
+        return np.concatenate(pieces, axis=1).T
 
     def _read_frame(self, frame: av.AudioFrame) -> FloatArray:
+        """`[channel, frame]`, and decodes the one after it."""
         if (frame.sample_rate, frame.layout.nb_channels) != (self.info.sample_rate, self.info.n_channels):
             seconds = self.position / self.info.sample_rate
             _warn(self.warnings, f"changes its rate or channels after {seconds:.3f} s; the rest was not read")
             self._next = None
-            return np.zeros((0, self.info.n_channels), dtype=np.float32)
+            return np.zeros((self.info.n_channels, 0), dtype=np.float32)
         self._next = next(self._frames, None)
         samples = _to_float(frame)
         if self._next is None and self.info.n_frames is not None:
-            return samples[: max(0, self.info.n_frames - self.position)]
+            return samples[:, : max(0, self.info.n_frames - self.position)]
         return samples
 
     def seek(self, frame: int, *, exactly: bool) -> None:
@@ -784,14 +797,20 @@ def _av_reason(error: Exception) -> str:
 
 
 def _to_float(frame: av.AudioFrame) -> FloatArray:
-    """Samples of a decoded frame, scaled as libsndfile does. Shape: `[frame, channel]`."""
-    samples: npt.NDArray[Any] = frame.to_ndarray()
-    samples = samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / np.float32(128)
-    if np.issubdtype(samples.dtype, np.integer):
-        return samples.astype(np.float32) / np.float32(-float(np.iinfo(samples.dtype).min))
-    return samples.astype(np.float32)
+    """Samples of a decoded frame, scaled as libsndfile does. Shape: `[channel, frame]`.
+
+    `AudioFrame.to_ndarray` gives the same, but takes a tenth of the decoding of MP3.
+    """
+    format_name, n_channels = frame.format.name, frame.layout.nb_channels
+    planes = cast("tuple[memoryview, ...]", frame.planes)  # they have the buffer protocol
+    sample_type, middle, full_scale = _SAMPLE_TYPES[format_name.removesuffix("p")]
+    if frame.format.is_planar:
+        samples = np.array([np.frombuffer(bytes_of, sample_type, frame.samples) for bytes_of in planes])
+    else:
+        samples = np.frombuffer(planes[0], sample_type, frame.samples * n_channels).reshape(-1, n_channels).T
+    if full_scale == 1:
+        return samples.astype(np.float32)
+    return (samples.astype(np.float32) - np.float32(middle)) / np.float32(full_scale)
 
 
 # --- streams that cannot seek ---
