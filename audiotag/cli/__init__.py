@@ -74,6 +74,10 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         return int(code)
     except BrokenPipeError:
         return _leave_quietly()
+    except SystemExit as leaving:  # Typer's own answer to a closed pipe is exit code 1
+        if isinstance(leaving.__context__, BrokenPipeError):
+            return _leave_quietly()
+        raise
     except KeyboardInterrupt:
         return _report("interrupted", ExitCode.INTERRUPTED)
     except typer.Abort:
