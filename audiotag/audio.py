@@ -44,6 +44,8 @@ Source = str | os.PathLike[str] | BinaryIO
 BLOCK_FRAMES = 65536
 # Frames that libsndfile decodes in one call: where it meets damage, no more than these are lost before it.
 READ_FRAMES = 2048
+# Seconds that the last page of an Ogg stream may hold: 64 KiB at 16 kbit/s, with some to spare.
+MAX_PAGE_SECONDS = 40
 # Frames of the longest packet of a lossy codec (HE-AAC, MP3 with its decoder's delay), and so of padding at the end.
 MAX_PACKET_FRAMES = 2304
 # What a header may claim before it is refused; ultrasound recorders reach 500 kHz, microphone arrays 256 channels.
@@ -566,9 +568,8 @@ class _SoundFileDecoder:
         return block[:n_frames]
 
     def seek(self, frame: int, *, exactly: bool) -> None:
-        assert self.info.n_frames is not None
-        target = min(frame, self.info.n_frames)
-        if target == self.position:
+        target = self._place_to_seek(frame)
+        if self.position == frame or target <= self.position < frame:
             return
         try:
             self._sound.seek(target)
@@ -579,6 +580,13 @@ class _SoundFileDecoder:
         else:
             self.position = target
             self._pending = self._damage = None
+
+    def _place_to_seek(self, frame: int) -> int:
+        """The frame itself; but in the last page of a Vorbis stream libsndfile 1.2.2 goes astray by its padding."""
+        n_frames = self.info.n_frames or 0
+        if self.info.codec != "VORBIS":
+            return min(frame, n_frames)
+        return max(0, min(frame, n_frames - MAX_PAGE_SECONDS * self.info.sample_rate))
 
     def close(self) -> None:
         self._sound.close()

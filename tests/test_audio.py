@@ -1,0 +1,568 @@
+"""The laws of reading audio, for every container, and what is said of files that break them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import struct
+import subprocess
+import sys
+import threading
+import types
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+from conftest import chirp, noise, silence, stereo, tone
+from sounds import CONTAINERS, LOSSLESS, SOUNDFILE_FORMATS, wav_bytes, write_amr, write_audio
+
+import audiotag.audio
+from audiotag.audio import AudioError, open_audio, probe, read_audio, read_excerpts
+
+FloatArray = npt.NDArray[np.float32]
+
+RATE = 16000  # Hz, of most files here; Opus is 48 kHz whatever was asked for
+PCM_16_STEP = 2.0**-15  # the coarsest lossless container here
+ROUNDING = 2e-6  # float32 sums in another order
+RESAMPLED = 1e-5  # two runs of libsoxr's HQ (20 bits), of which one began later
+LOSSY_LEVEL = 0.06  # how far a codec may be from a tone of level 0.5
+
+
+def samples_of(source: Any, **options: Any) -> FloatArray:
+    """All rows of a source. Shape: `[row, sample]`."""
+    with open_audio(source, **{"sample_rate": None, **options}) as stream:
+        blocks = list(stream)
+    return np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), dtype=np.float32)
+
+
+def warning_of(source: Any, **options: Any) -> str | None:
+    with open_audio(source, **{"sample_rate": None, **options}) as stream:
+        for _ in stream:
+            pass
+        return stream.warning
+
+
+def level_of(samples: FloatArray, frequency: float, sample_rate: int) -> float:
+    """The amplitude of one frequency."""
+    time = np.arange(len(samples)) / sample_rate
+    return float(2 * np.abs(np.mean(samples * np.exp(-2j * np.pi * frequency * time))))
+
+
+class Pipe(io.RawIOBase):
+    """Bytes that can only be read forward, and come in pieces, as from a pipe."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._content.read(min(size, 5000))
+
+
+# --- every container ---
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_a_tone_stays_a_tone_in_every_container(suffix: str, tmp_path: Path) -> None:
+    rate = 48000 if suffix in (".opus", ".webm") else 32000
+    path = write_audio(tmp_path / f"tone{suffix}", tone(1000, seconds=1.5, sample_rate=rate), rate)
+    waveform = read_audio(path)
+    assert waveform.sample_rate == rate
+    assert len(waveform.samples) / rate == pytest.approx(1.5, abs=0.1)  # lossy codecs pad the last packet
+    middle = waveform.samples[rate // 4 : rate // 4 + rate]
+    assert level_of(middle, 1000, rate) == pytest.approx(0.5, abs=LOSSY_LEVEL)
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_lossless_containers_keep_every_sample_of_every_channel(suffix: str, tmp_path: Path) -> None:
+    samples = stereo(chirp(sample_rate=RATE), noise(sample_rate=RATE))
+    path = write_audio(tmp_path / f"clip{suffix}", samples, RATE)
+    np.testing.assert_allclose(samples_of(path, channels="each"), samples.T, atol=PCM_16_STEP)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".caf", ".au", ".flac", ".ogg", ".opus"])
+def test_what_libsndfile_reads_goes_through_soundfile_and_equals_it(suffix: str, tmp_path: Path) -> None:
+    rate = 48000 if suffix == ".opus" else RATE
+    path = write_audio(tmp_path / f"clip{suffix}", stereo(chirp(sample_rate=rate), noise(sample_rate=rate)), rate)
+    whole, _ = soundfile.read(path, dtype="float32")
+    assert probe(path).decoder == "soundfile"
+    assert probe(path).n_frames == len(whole)
+    np.testing.assert_array_equal(samples_of(path, channels="each"), whole.T)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"])
+def test_every_sample_format_has_full_scale_at_one(subtype: str, tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, tone(seconds=0.1), 8000, subtype=subtype)
+    expected, _ = soundfile.read(path, dtype="float32")
+    np.testing.assert_array_equal(read_audio(path).samples, expected)
+    np.testing.assert_allclose(samples_of(Pipe(path.read_bytes()))[0], expected, atol=ROUNDING)
+
+
+def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
+    for suffix in (".flac", ".m4a", ".mp3"):
+        expected = read_audio(write_audio(tmp_path / f"clip{suffix}", tone(sample_rate=RATE), RATE)).samples
+        (tmp_path / f"clip{suffix}").rename(tmp_path / "clip.txt")
+        np.testing.assert_array_equal(read_audio(tmp_path / "clip.txt").samples, expected)
+
+
+def test_amr_is_read_at_its_eight_kilohertz(tmp_path: Path) -> None:
+    waveform = read_audio(write_amr(tmp_path / "call.amr", 50))
+    assert (waveform.sample_rate, len(waveform.samples)) == (8000, 50 * 160)
+
+
+def test_mp3_without_xing_header_is_read_to_its_end(tmp_path: Path) -> None:
+    """libsndfile 1.2.2 takes the length from the first frames' bit rate, and stops there."""
+    rate, path = 44100, tmp_path / "vbr.mp3"
+    quiet_then_loud = np.concatenate([silence(seconds=5, sample_rate=rate), noise(seconds=5, sample_rate=rate)])
+    options = {"flags": "+qscale", "global_quality": "236"}
+    with av.open(str(path), "w", format="mp3", options={"write_xing": "0"}) as container:
+        stream = container.add_stream("libmp3lame", rate=rate, options=options)
+        stream.codec_context.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(quiet_then_loud[np.newaxis], format="fltp", layout="mono")
+        frame.sample_rate = rate
+        for piece in (*av.AudioResampler("fltp", "mono", rate, frame_size=1152).resample(frame), None):
+            container.mux(stream.encode(piece))
+    assert len(read_audio(path).samples) / rate == pytest.approx(10, abs=0.1)
+
+
+# --- laws ---
+
+
+def test_a_constant_stays_and_lengths_are_exact_at_every_rate(tmp_path: Path) -> None:
+    for rate in (8000, 11025, 16000, 22050, 44100, 48000, 96000, 384000):
+        for n_frames in (1, 441, 30001):
+            path = tmp_path / "constant.wav"
+            soundfile.write(path, np.full(n_frames, 0.25), rate, subtype="FLOAT")
+            samples = read_audio(path, sample_rate=32000).samples
+            assert len(samples) == int(n_frames * 32000 / rate + 0.5)
+            inner = samples[2000:-2000]  # the ends ring
+            np.testing.assert_allclose(inner, 0.25, atol=RESAMPLED)
+
+
+def test_resampling_agrees_with_torchaudio(torchaudio: types.ModuleType, tmp_path: Path) -> None:
+    import torch
+
+    path = tmp_path / "noise.wav"
+    for rate, target in ((44100, 32000), (48000, 16000), (8000, 32000)):
+        samples = tone(900, seconds=1, sample_rate=rate) + tone(2500, seconds=1, sample_rate=rate)
+        soundfile.write(path, samples, rate, subtype="FLOAT")
+        expected = torchaudio.functional.resample(
+            torch.from_numpy(samples), rate, target, lowpass_filter_width=64, rolloff=0.95
+        ).numpy()
+        given = read_audio(path, sample_rate=target).samples
+        assert abs(len(given) - len(expected)) <= 1
+        np.testing.assert_allclose(given[1000:-1000], expected[1000 : len(given) - 1000], atol=2e-3)
+
+
+def test_resampling_removes_what_the_target_rate_cannot_hold(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "high.wav", tone(7000, sample_rate=RATE), RATE)
+    assert np.abs(read_audio(path, sample_rate=8000).samples[500:-500]).max() < 1e-4
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".m4a", ".webm"])
+@pytest.mark.parametrize("sample_rate", [None, 11025])
+def test_block_size_does_not_change_a_sample(
+    suffix: str, sample_rate: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = stereo(chirp(seconds=2, sample_rate=48000), noise(seconds=2, sample_rate=48000))
+    path = write_audio(tmp_path / f"clip{suffix}", samples, 48000)
+    expected = samples_of(path, sample_rate=sample_rate, start=0.7)
+    for block_frames in (17, 1000, 7777) if suffix == ".wav" else (1000, 7777):
+        monkeypatch.setattr(audiotag.audio, "BLOCK_FRAMES", block_frames)
+        np.testing.assert_array_equal(samples_of(path, sample_rate=sample_rate, start=0.7), expected)
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in CONTAINERS if suffix not in (".mpg", ".m2ts")])
+@pytest.mark.parametrize("sample_rate", [None, 22050])
+def test_start_and_duration_equal_a_slice_of_the_whole(suffix: str, sample_rate: int | None, tmp_path: Path) -> None:
+    rate = 48000 if suffix in (".opus", ".webm") else 32000
+    path = write_audio(tmp_path / f"clip{suffix}", chirp(seconds=3, sample_rate=rate), rate)
+    whole = samples_of(path, sample_rate=sample_rate)[0]
+    target = sample_rate or rate
+    tolerance = ROUNDING if sample_rate is None else RESAMPLED
+    for start, duration in ((0.0, 0.5), (0.001, 0.3), (1.234, 1.0), (2.5, None), (2.9, 5.0)):
+        first = round(start * target)
+        expected = whole[first:] if duration is None else whole[first : first + round(duration * target)]
+        with open_audio(path, sample_rate=sample_rate, start=start, duration=duration) as stream:
+            given = np.concatenate([block[0] for block in stream])
+            assert stream.n_samples in (None, len(given))
+        assert len(given) == len(expected)
+        np.testing.assert_allclose(given, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mka", ".webm", ".wma"])
+@pytest.mark.parametrize("sample_rate", [48000, 16000])
+def test_excerpts_equal_slices_of_the_whole(suffix: str, sample_rate: int, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / f"clip{suffix}", chirp(seconds=4, sample_rate=48000), 48000)
+    whole = samples_of(path, sample_rate=sample_rate)
+    starts = [0, 100, sample_rate, 2 * sample_rate + 1, len(whole[0]) - 50, len(whole[0]) + 7]
+    tolerance = ROUNDING if sample_rate == 48000 else RESAMPLED
+    excerpts = list(read_excerpts(path, sample_rate=sample_rate, starts=starts, n_samples=5000))
+    assert len(excerpts) == len(starts)
+    for start, excerpt in zip(starts, excerpts, strict=True):
+        expected = whole[:, start : start + 5000]
+        assert excerpt.shape == expected.shape
+        np.testing.assert_allclose(excerpt, expected, atol=tolerance)
+
+
+def test_excerpts_of_a_long_file_are_reached_by_seeking(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", 8000, 1, format="RF64", subtype="PCM_16") as file:
+        file.write(np.zeros(1))
+    content = bytearray(path.read_bytes())
+    data_bytes = 2 * 8000 * 86400  # a day
+    at = content.index(b"ds64")
+    struct.pack_into("<QQQ", content, at + 8, len(content) + data_bytes, data_bytes, data_bytes // 2)
+    path.write_bytes(content)
+    os.truncate(path, content.index(b"data") + 8 + data_bytes)  # sparse
+    assert probe(path).duration == 86400
+    excerpts = list(read_excerpts(path, sample_rate=16000, starts=[0, 16000 * 86000], n_samples=16000))
+    assert [excerpt.shape for excerpt in excerpts] == [(1, 16000)] * 2
+
+
+# --- channels ---
+
+
+def test_channels_are_mixed_picked_or_kept_apart(tmp_path: Path) -> None:
+    left, right = tone(sample_rate=RATE), noise(sample_rate=RATE)
+    path = write_audio(tmp_path / "stereo.wav", stereo(left, right), RATE)
+    expected = {
+        "mix": [(left + right) / 2], "left": [left], "right": [right], "0": [left], "1": [right], "each": [left, right],
+    }  # fmt: skip
+    for channels, rows in expected.items():
+        np.testing.assert_allclose(samples_of(path, channels=channels), rows, atol=ROUNDING)
+    for channels, rows in expected.items():
+        resampled = samples_of(path, channels=channels, sample_rate=8000)
+        assert resampled.shape == (len(rows), 8000)
+
+
+def test_opposite_channels_mix_to_silence(tmp_path: Path) -> None:
+    left = noise(sample_rate=RATE)
+    path = write_audio(tmp_path / "opposite.flac", stereo(left, -left), RATE)
+    assert np.abs(read_audio(path, sample_rate=8000).samples).max() <= PCM_16_STEP
+
+
+def test_a_missing_channel_is_named(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "mono.wav", tone(), 8000)
+    with pytest.raises(AudioError, match="has no channel 'right': there are 1, counted from 0"):
+        open_audio(path, sample_rate=8000, channels="right")
+    np.testing.assert_array_equal(samples_of(path, channels="left"), samples_of(path))
+    with pytest.raises(ValueError, match="not 'middle'"):
+        open_audio(path, sample_rate=8000, channels="middle")
+
+
+def test_many_channels_are_read_and_too_many_refused(tmp_path: Path) -> None:
+    path = tmp_path / "array.wav"
+    soundfile.write(path, np.tile(np.arange(255) / 255, (100, 1)), 8000, subtype="FLOAT")
+    np.testing.assert_allclose(samples_of(path), np.mean(np.arange(255) / 255), atol=1e-5)
+    assert samples_of(path, channels="each").shape == (255, 100)
+    soundfile.write(path, np.zeros((100, 300)), 8000)
+    with pytest.raises(AudioError, match="has 300 channels; 1 to 256 are read"):
+        probe(path)
+
+
+# --- streams ---
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_a_pipe_gives_what_the_file_gives(suffix: str, tmp_path: Path) -> None:
+    rate = 48000 if suffix in (".opus", ".webm") else 32000
+    path = write_audio(tmp_path / f"clip{suffix}", stereo(chirp(sample_rate=rate), tone(sample_rate=rate)), rate)
+    whole = samples_of(path)
+    given = samples_of(Pipe(path.read_bytes()))
+    if suffix == ".mp3":  # in a stream the padding of the last packet is not known
+        assert 0 <= given.shape[1] - whole.shape[1] < 1152
+        given = given[:, : whole.shape[1]]
+    np.testing.assert_allclose(given, whole, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".au", ".flac", ".ogg", ".opus", ".mp3", ".webm"])
+def test_streamable_formats_need_no_temporary_file(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = write_audio(tmp_path / f"clip{suffix}", tone(sample_rate=48000), 48000).read_bytes()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a temporary file was made")
+
+    monkeypatch.setattr(audiotag.audio.tempfile, "TemporaryFile", refuse)
+    assert samples_of(Pipe(content)).shape[1] == pytest.approx(48000, abs=2304)
+
+
+def test_an_mp4_with_its_index_first_is_streamed_and_one_with_it_last_is_stored(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "last.m4a", chirp(sample_rate=RATE), RATE)
+    with open_audio(Pipe(path.read_bytes()), sample_rate=None) as stream:
+        assert stream.info.seekable
+    content = path.read_bytes()
+    fast = tmp_path / "first.m4a"
+    with av.open(str(path)) as old, av.open(str(fast), "w", format="mp4", options={"movflags": "faststart"}) as new:
+        stream_out = new.add_stream_from_template(old.streams.audio[0])
+        for packet in old.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = stream_out
+                new.mux(packet)
+    assert fast.read_bytes().index(b"moov") < fast.read_bytes().index(b"mdat")
+    with open_audio(Pipe(fast.read_bytes()), sample_rate=None) as stream:
+        assert not stream.info.seekable
+        given = np.concatenate(list(stream), axis=1)
+    np.testing.assert_allclose(given, samples_of(io.BytesIO(content)), atol=ROUNDING)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0])
+def test_a_wav_from_a_pipe_whose_header_knows_no_length_is_read_whole(size: int, tmp_path: Path) -> None:
+    samples = (tone(seconds=3) * 32767).astype("<i2")
+    content = wav_bytes(samples.tobytes(), data_size=size)
+    if size == 0:
+        content = content[:4] + bytes(4) + content[8:]
+    expected = samples[np.newaxis] / np.float32(32768)
+    np.testing.assert_array_equal(samples_of(Pipe(content)), expected)
+    (tmp_path / "unfinished.wav").write_bytes(content)
+    np.testing.assert_array_equal(samples_of(tmp_path / "unfinished.wav"), expected)
+
+
+def test_a_flac_from_a_pipe_whose_header_knows_no_length_is_read_whole(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.flac", chirp(seconds=3, sample_rate=RATE), RATE)
+    expected = samples_of(path)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # STREAMINFO's 36 bits of total samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(samples_of(path), expected)
+    np.testing.assert_array_equal(samples_of(path, start=2.5), expected[:, round(2.5 * RATE) :])
+
+
+def test_a_named_pipe_is_read_like_a_stream(tmp_path: Path) -> None:
+    content = write_audio(tmp_path / "clip.wav", tone(), 8000).read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
+    writer.start()
+    samples = samples_of(tmp_path / "pipe")
+    writer.join()
+    np.testing.assert_array_equal(samples, samples_of(tmp_path / "clip.wav"))
+
+
+def test_a_redirected_file_seeks_and_is_rewound(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.flac", chirp(), 8000)
+    with open(path, "rb", buffering=0) as file:
+        for _ in range(2):
+            np.testing.assert_array_equal(samples_of(file, start=0.5), samples_of(path, start=0.5))
+    with open(path, "rb") as buffered:
+        np.testing.assert_array_equal(samples_of(buffered), samples_of(path))
+
+
+def test_start_in_a_stream_drops_what_comes_before(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.flac", chirp(seconds=2, sample_rate=RATE), RATE)
+    given = samples_of(Pipe(path.read_bytes()), start=1.0, sample_rate=8000)
+    np.testing.assert_allclose(given, samples_of(path, start=1.0, sample_rate=8000), atol=RESAMPLED)
+
+
+def test_a_stream_that_needs_seeking_is_not_stored_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audiotag.audio, "MAX_SPOOLED_BYTES", 1 << 20)
+    with pytest.raises(AudioError, match="is not a format that can be streamed"):
+        probe(Pipe(bytes(1 << 22)))
+
+
+# --- files that are no audio, or not all of it ---
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"This is a text, and not short: " * 100, "not decodable: Format not recognised (libsndfile)"),
+        (bytes(5000), "not decodable: Format not recognised (libsndfile)"),
+        (b"R", "not decodable: "),
+        (b"\xff\xfb\x90\x64", "not decodable: "),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n", "not decodable: "),
+        (b"ffconcat version 1.0\nfile 'clip.wav'\n", "not decodable: "),
+        (b"\x89PNG\r\n\x1a\n" + bytes(200), "not decodable: "),
+        (wav_bytes(b"", data_size=16000), "not decodable: a header without audio"),
+        (wav_bytes(bytes(999), sample_rate=1), "has a sample rate of 1 Hz; 1000 to 768000 are read"),
+        (wav_bytes(bytes(999), sample_rate=10_000_000), "has a sample rate of 10000000 Hz; 1000 to 768000 are read"),
+        (wav_bytes(bytes(999), n_channels=65535), "not decodable: "),
+    ],
+)
+def test_what_is_no_audio_is_said_in_one_line(content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "clip.wav").write_bytes(content)
+    for source in (tmp_path / "clip.wav", io.BytesIO(content), Pipe(content)):
+        if isinstance(source, Pipe) and "header without audio" in reason:
+            continue  # from a pipe, a header promises nothing
+        with pytest.raises(AudioError) as caught:
+            samples_of(source)
+        assert "\n" not in str(caught.value)
+        assert "clip.wav" not in str(caught.value)
+        if not isinstance(source, Pipe):
+            assert str(caught.value).startswith(reason)
+
+
+def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    reasons = {
+        tmp_path: "is a directory",
+        tmp_path / "gone.wav": "does not exist",
+        tmp_path / "loop": "is a loop of links",
+        Path("/dev/zero"): "is a device, not a file",
+        Path("a\0b"): "cannot be opened: embedded null byte",
+    }
+    for path, reason in reasons.items():
+        with pytest.raises(AudioError) as caught:
+            probe(path)
+        assert str(caught.value) == reason
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_permission_denied_is_said(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.wav", tone(), 8000)
+    path.chmod(0)
+    with pytest.raises(AudioError, match=r"^permission denied$"):
+        probe(path)
+
+
+def test_a_video_without_sound_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "silent.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for picture in (av.VideoFrame(64, 64, "yuv420p"), None):
+            container.mux(stream.encode(picture))
+    with pytest.raises(AudioError, match=r"no audio stream \(FFmpeg\)$"):
+        probe(path)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".w64", ".flac", ".aiff", ".caf"])
+def test_a_valid_header_with_zero_samples_is_no_error(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"zero{suffix}"
+    if (
+        suffix == ".flac"
+    ):  # libsndfile writes nothing at all; https://xiph.org/flac/format.html#metadata_block_streaminfo
+        content = bytearray(write_audio(path, tone(), 8000).read_bytes()[:42])
+        content[4] |= 0x80  # the last of the metadata
+        content[21] &= 0xF0
+        path.write_bytes(content[:22] + bytes(20))
+    else:
+        soundfile.write(path, np.zeros(0), 8000, format=SOUNDFILE_FORMATS[suffix][0])
+    assert samples_of(path).shape == (1, 0)
+    assert warning_of(path) is None
+    assert samples_of(path, sample_rate=32000).shape == (1, 0)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".flac", ".mp3"])
+def test_a_broken_tail_leaves_what_comes_before_and_a_warning(suffix: str, tmp_path: Path) -> None:
+    whole_path = write_audio(tmp_path / f"whole{suffix}", noise(seconds=4, sample_rate=RATE), RATE)
+    whole = samples_of(whole_path)
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(whole_path.read_bytes()[: whole_path.stat().st_size // 2])
+    part = samples_of(path)
+    assert 1.7 * RATE < part.shape[1] < 2.3 * RATE
+    same = part.shape[1] - 2304  # the last packet may be half a packet
+    np.testing.assert_allclose(part[:, :same], whole[:, :same], atol=ROUNDING)
+    warning = warning_of(path)
+    assert warning is not None
+    assert "\n" not in warning
+    assert warning.startswith(("cut short", "damaged after", "has damaged packets"))
+    assert warning_of(whole_path) is None
+    given = samples_of(path, start=1.0)
+    np.testing.assert_allclose(given[:, : RATE // 2], whole[:, RATE : RATE + RATE // 2], atol=ROUNDING)
+
+
+@pytest.mark.parametrize("suffix", [".ogg", ".opus", ".webm", ".mka", ".wma", ".aac", ".tta"])
+def test_formats_that_tell_no_length_give_what_is_there(suffix: str, tmp_path: Path) -> None:
+    whole_path = write_audio(tmp_path / f"whole{suffix}", noise(seconds=4, sample_rate=48000), 48000)
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(whole_path.read_bytes()[: whole_path.stat().st_size // 2])
+    assert 0.9 < samples_of(path).shape[1] / 48000 < 3.0
+
+
+def test_an_mp4_cut_before_its_index_is_not_decodable(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.m4a", noise(seconds=2, sample_rate=RATE), RATE)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(AudioError, match=r"^not decodable: Format not recognised"):
+        probe(path)
+
+
+def test_damage_in_the_middle_costs_only_its_packets(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.mp3", noise(seconds=4, sample_rate=RATE), RATE)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = bytes(400)
+    path.write_bytes(content)
+    assert samples_of(path).shape[1] > 3.5 * RATE
+
+
+def test_numbers_that_are_no_samples_become_zero_with_a_warning(tmp_path: Path) -> None:
+    samples = tone(seconds=2)
+    samples[[10, 9000]] = np.nan
+    samples[[20, 30, 40]] = np.inf, -np.inf, 3e38
+    path = tmp_path / "nan.wav"
+    soundfile.write(path, samples, 8000, subtype="FLOAT")
+    given = samples_of(path)[0]
+    bad = ~(np.abs(samples) <= 1)
+    np.testing.assert_array_equal(given[bad], 0)
+    np.testing.assert_array_equal(given[~bad], samples[~bad])
+    warning = warning_of(path, sample_rate=16000)
+    assert warning == "has samples that are not finite (NaN, infinite or absurdly large); they were read as 0"
+
+
+def test_a_start_after_the_end_gives_nothing_and_a_warning(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.wav", tone(), 8000)
+    assert samples_of(path, start=5.0).shape == (1, 0)
+    assert warning_of(path, start=5.0) == "ends before 5.000 s, where it was to start"
+
+
+def test_reading_whole_files_logs_the_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_audio(tmp_path / "clip.wav", tone(), 8000)
+    path.write_bytes(path.read_bytes()[:-8000])
+    with caplog.at_level(logging.WARNING):
+        read_audio(path)
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: cut short: 8000 bytes are missing"]
+
+
+def test_a_small_file_with_a_huge_claim_costs_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "lie.flac"
+    content = bytearray(write_audio(path, tone(seconds=0.2), 8000).read_bytes())
+    content[21] |= 0x0F
+    content[22:26] = b"\xff" * 4
+    path.write_bytes(content)
+    lying_wav = tmp_path / "lie.wav"
+    lying_wav.write_bytes(wav_bytes(bytes(1000), data_size=2_000_000_000))
+    program = (
+        "import resource, sys\n"
+        "from audiotag.audio import open_audio\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for path in sys.argv[1:]:\n"
+        "    with open_audio(path, sample_rate=8000) as stream:\n"
+        "        print(sum(block.shape[1] for block in stream))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000)\n"
+    )
+    command = [sys.executable, "-c", program, str(path), str(lying_wav)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["1600", "500", "True"]
+
+
+def test_names_may_hold_anything(tmp_path: Path) -> None:
+    original = write_audio(tmp_path / "clip.wav", tone(seconds=0.1), 8000)
+    movie = write_audio(tmp_path / "clip.m4a", tone(seconds=0.1), 8000)
+    for source in (original, movie):
+        for name in ("a b", "-x", "ä🐕", "new\nline", "concat:clip.wav", "http:", "%d", os.fsdecode(b"\xff\xfe.wav")):
+            path = tmp_path / name
+            path.write_bytes(source.read_bytes())
+            assert samples_of(path).shape[1] >= 800
+
+
+@pytest.fixture(scope="module")
+def torchaudio() -> Any:
+    """torchaudio as an independent source; its compiled half, which its pure Python does not need, is left out."""
+    extension: Any = types.ModuleType("torchaudio._extension")
+    extension._IS_TORCHAUDIO_EXT_AVAILABLE = extension._IS_ALIGN_AVAILABLE = False
+    extension.fail_if_no_align = lambda function: function
+    extension._check_cuda_version = lambda: None
+    sys.modules.setdefault("torchaudio._extension", extension)
+    return pytest.importorskip("torchaudio")
