@@ -105,6 +105,16 @@ def test_resuming_with_another_recipe_is_refused(data: Path, tmp_path: Path) -> 
         train_only(data, tmp_path, replace(recipe, seed=1), resume=True)
 
 
+def test_resuming_a_finished_training_changes_nothing(data: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, steps=4, validate_every=4)
+    train_only(data, tmp_path, recipe)
+    before = load_checkpoint(tmp_path / training.LAST_CHECKPOINT)
+    train_only(data, tmp_path, recipe, resume=True)
+    after = load_checkpoint(tmp_path / training.LAST_CHECKPOINT)
+    assert all(torch.equal(before["network"][name], after["network"][name]) for name in before["network"])
+    assert before["step"] == after["step"] == 4
+
+
 def test_an_empty_fold_is_refused_before_training(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fold '7'. Choose --fold among 1, 2"):
         train(data, tmp_path, config=replace(RECIPE, fold="7"))

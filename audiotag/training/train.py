@@ -181,6 +181,8 @@ class _Trainer:
     def run(self, *, resume: bool) -> None:
         if resume:
             self._load()
+        if self.step >= self.config.steps or self._is_stuck():
+            return
         losses: list[float] = []
         for log_mels, targets in self.batches.from_step(self.step):
             losses.append(self._learn(log_mels, targets))
