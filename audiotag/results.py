@@ -120,3 +120,31 @@ class Failure:
 
 
 Result = ClipResult | Failure
+
+
+def result_from_dict(shown: dict[str, Any]) -> Result:
+    """The record that `to_dict` showed, its numbers as rounded as they were shown.
+
+    Raises:
+        KeyError, TypeError: it is not the dictionary of a result.
+    """
+    if shown["status"] == "failed":
+        return Failure(path=shown["path"], error=shown["error"])
+    windows = shown.get("windows")
+    return ClipResult(
+        path=shown["path"],
+        duration=shown["duration"],
+        tags=_tags_from(shown["tags"]),
+        start=shown.get("start", 0.0),
+        windows=None if windows is None else tuple(_window_from(window) for window in windows),
+        channel=shown.get("channel"),
+        warning=shown.get("warning"),
+    )
+
+
+def _tags_from(shown: list[dict[str, Any]]) -> tuple[Tag, ...]:
+    return tuple(Tag(**tag) for tag in shown)
+
+
+def _window_from(shown: dict[str, Any]) -> WindowResult:
+    return WindowResult(start=shown["start"], end=shown["end"], tags=_tags_from(shown["tags"]))
