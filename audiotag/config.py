@@ -112,11 +112,6 @@ class NetworkConfig:
         """Channels of each stage."""
         return tuple(self.width * 2**stage for stage in range(len(self.depths)))
 
-    @property
-    def stride(self) -> int:
-        """Frames and mel bands that become one position before the head."""
-        return 4 * 2 ** (len(self.depths) - 1)
-
     def n_macs(self, n_frames: int, n_mels: int) -> int:
         """Multiplications with addition in the fused form, for one log-mel."""
         size = -(-n_frames // 2) * -(-n_mels // 2)

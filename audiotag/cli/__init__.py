@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,10 +20,7 @@ from audiotag.cli.train import evaluate, train
 from audiotag.errors import AudiotagError, ExitCode
 
 # Newer Typer releases carry their own copy of click, older ones import it; both are reached from a public name.
-_ClickUsageError = typer.BadParameter.__base__
-assert _ClickUsageError is not None
-_ClickError = _ClickUsageError.__base__
-assert _ClickError is not None
+_ClickError: Any = typer.BadParameter.__mro__[2]  # BadParameter, UsageError, ClickException
 
 app = typer.Typer(
     name="audiotag",
@@ -90,12 +88,12 @@ def _run(arguments: list[str], *, debug: bool) -> int:
 
 def _explain(error: Exception) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(str(error.format_message()))  # type: ignore[attr-defined]
+        typer.echo(str(error.format_message()), err=True)  # type: ignore[attr-defined]
         return ExitCode.USAGE
     if isinstance(error, _ClickError):
         context = getattr(error, "ctx", None)
         way_out = f" Try `{context.command_path} --help`." if context is not None else ""
-        return _report(str(error.format_message()).strip().rstrip(".") + "." + way_out, ExitCode.USAGE)  # type: ignore[attr-defined]
+        return _report(str(error.format_message()).strip().rstrip(".") + "." + way_out, ExitCode.USAGE)
     if isinstance(error, AudiotagError):
         return _report(str(error), error.exit_code)
     what = f"{type(error).__name__}: {error}".rstrip(": ")
@@ -104,10 +102,8 @@ def _explain(error: Exception) -> int:
 
 def _report(message: str, code: ExitCode) -> int:
     one_line = " ".join(message.split())
-    try:
+    with contextlib.suppress(OSError):  # stderr is closed: the exit code still tells
         typer.echo(f"audiotag: error: {one_line}".encode("utf-8", "backslashreplace"), err=True)
-    except OSError:
-        pass  # stderr is closed: the exit code still tells
     return code
 
 
