@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -145,7 +146,7 @@ def tiny_network() -> Any:
 
 
 def make_tiny_network(*, seed: int) -> Any:
-    """A network that tells sounds apart: what training does to BatchNorm is drawn at random, then the head is scaled."""
+    """A network that tells sounds apart: BatchNorm's statistics are drawn at random, then the head is scaled."""
     import torch
 
     from audiotag.network import AudioRepInceptionNeXt, initialise
@@ -202,3 +203,26 @@ def tiny_model_folder(tiny_network: Any, tmp_path_factory: pytest.TempPathFactor
     log_mels = WindowLogMel(TINY_CONFIG.frontend, TINY_CONFIG.window)(sounds)
     quantise_int8(folder / ONNX, folder / ONNX_INT8, [log_mels])
     return folder
+
+
+class Ran(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_audiotag(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Runs a command in this process, as `audiotag.cli.main` does; stdout is no terminal."""
+    from audiotag import cli
+
+    def run(*arguments: str | os.PathLike[str]) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["audiotag", *map(os.fspath, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+        return Ran(int(leaving.value.code or 0), *capfd.readouterr())
+
+    return run

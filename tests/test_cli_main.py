@@ -22,7 +22,7 @@ sys.argv = ["audiotag", *json.loads(sys.argv[1])]
 try:
     main()
 finally:
-    sys.stderr.write("\\nHEAVY " + json.dumps([name for name in json.loads(sys.stdin.read()) if name in sys.modules]))
+    print("HEAVY", json.dumps([name for name in json.loads(sys.stdin.read()) if name in sys.modules]), file=sys.stderr)
 """
 
 
@@ -32,8 +32,9 @@ def run_probe(*arguments: str, environment: dict[str, str] | None = None) -> tup
         [sys.executable, "-c", _IMPORTS_PROBE, json.dumps(arguments)],
         input=json.dumps(HEAVY), capture_output=True, text=True, timeout=60, env={**os.environ, **(environment or {})},
     )  # fmt: skip
-    stderr, _, heavy = done.stderr.rpartition("\nHEAVY ")
-    return done.returncode, done.stdout, stderr, json.loads(heavy)
+    before, _, after = done.stderr.partition("HEAVY ")
+    heavy, _, traceback = after.partition("\n")
+    return done.returncode, done.stdout, before + traceback, json.loads(heavy)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["batch", "--help"], ["doctor", "-h"]])
@@ -51,7 +52,7 @@ def test_version_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["predict"], "Missing argument 'INPUT...'"),
+        (["predict"], "Missing argument 'INPUT'"),
         (["predict", "a.wav", "--top-k", "many"], "Invalid value for '--top-k'"),
         (["predict", "a.wav", "--format", "yaml"], "'yaml' is not one of"),
         (["predict", "a.wav", "--start", "1:99"], "'1:99' is not a time"),
@@ -110,7 +111,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_completion_offers_the_choices(shell: str) -> None:
     words = "audiotag predict --precision "
     asked = {"_AUDIOTAG_COMPLETE": f"complete_{shell}", "COMP_WORDS": words, "COMP_CWORD": "3",
-             "_TYPER_COMPLETE_ARGS": words}  # fmt: skip
+             "_TYPER_COMPLETE_ARGS": words, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}  # fmt: skip
     _, stdout, stderr, heavy = run_probe(environment=asked)
     assert heavy == []
     assert "int8" in stdout, stderr

@@ -1,0 +1,225 @@
+"""`audiotag predict` as a person and a pipe see it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY_RATE, Ran, chirp, siren, stereo, tone
+
+from audiotag.cli.predict import predict
+from audiotag.options import EngineOptions, TagOptions
+
+RunAudiotag = Callable[..., Ran]
+WriteWav = Callable[..., Path]
+
+AUDIOTAG = (sys.executable, "-m", "audiotag")
+
+
+@pytest.fixture(autouse=True)
+def _tiny_model(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AUDIOTAG_MODEL", str(tiny_model_folder))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> str:
+    (tmp_path / "notes.mp3").write_text("these are notes, not sound\n" * 50)
+    return "notes.mp3"
+
+
+def records_of(ran: Ran) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("record", [TagOptions, EngineOptions])
+def test_the_command_line_has_the_library_s_defaults(record: Any) -> None:
+    shown = {name: parameter.default for name, parameter in inspect.signature(predict).parameters.items()}
+    library = {field.name: field.default for field in fields(record)}
+    found = {name: tuple(shown[name]) if isinstance(shown[name], list) else shown[name] for name in library}
+    assert found == library
+
+
+def test_a_pipe_gets_a_json_object_a_line(run_audiotag: RunAudiotag, write_wav: WriteWav, broken: str) -> None:
+    write_wav("a.wav", tone())
+    write_wav("b.wav", chirp())
+    ran = run_audiotag("predict", "a.wav", broken, "b.wav", "-k", "2")
+    assert ran.code == 3
+    first, second, third = records_of(ran)
+    assert list(first) == ["path", "status", "duration", "tags"]
+    assert (first["path"], first["status"], first["duration"]) == ("a.wav", "ok", 1.0)
+    assert [set(tag) for tag in first["tags"]] == [{"label", "score"}] * 2
+    assert list(second) == ["path", "status", "error"]
+    assert (second["path"], second["status"]) == ("notes.mp3", "failed")
+    assert third["path"] == "b.wav"
+    assert ran.stderr == f"audiotag: warning: notes.mp3: {second['error']}\n"
+
+
+def test_quiet_says_nothing_of_a_failure_but_its_exit_code(run_audiotag: RunAudiotag, broken: str) -> None:
+    ran = run_audiotag("predict", broken, "--quiet")
+    assert (ran.code, ran.stderr) == (3, "")
+
+
+def test_verbose_names_the_engine(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:
+    ran = run_audiotag("predict", write_wav("a.wav", tone()), "-v", "--device", "cpu")
+    assert ran.stderr == "audiotag: engine onnx on cpu, precision fp32\n"
+
+
+def test_json_is_one_object_with_the_run_and_the_results(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, tiny_model_folder: Path
+) -> None:
+    write_wav("a.wav", tone())
+    shown = json.loads(run_audiotag("predict", "a.wav", "-f", "json", "-t", "0", "--precision", "int8").stdout)
+    assert list(shown) == ["audiotag", "results"]
+    header = shown["audiotag"]
+    assert (header["model"], header["revision"], header["schema"]) == ("tiny", None, 1)
+    assert header["parameters"] == {
+        "hop": None, "max_windows": None, "channels": "mix", "start": 0.0, "duration": None, "aggregate": None,
+        "top_k": 5, "threshold": 0.0, "include_labels": [], "exclude_labels": [], "windows": False,
+        "engine": "onnx", "device": "cpu", "precision": "int8",
+    }  # fmt: skip
+    assert len(header["sha256"]) == 64
+    assert [result["path"] for result in shown["results"]] == ["a.wav"]
+
+
+def test_out_infers_its_format_from_the_suffix(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, tmp_path: Path
+) -> None:
+    write_wav("a.wav", tone())
+    ran = run_audiotag("predict", "a.wav", "-o", "tags.csv", "-k", "1", "-t", "0")
+    assert (ran.code, ran.stdout, ran.stderr) == (0, "", "")
+    head, row = (tmp_path / "tags.csv").read_text().splitlines()
+    assert head == "path,status,start,end,channel,rank,label,score,error"
+    assert row.startswith("a.wav,ok,0.000,1.000,,1,")
+
+
+def test_windows_start_duration_and_channels_reach_the_result(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:
+    write_wav("a.wav", stereo(tone(seconds=2.0), siren(seconds=2.0)))
+    ran = run_audiotag(
+        "predict", "a.wav", "--channels", "each", "--windows", "--start", "0:00:00.5", "--duration", "1", "-t", "0"
+    )
+    left, right = records_of(ran)
+    assert (left["channel"], right["channel"]) == (0, 1)
+    assert (left["start"], left["duration"]) == (0.5, 1.0)
+    assert [(window["start"], window["end"]) for window in left["windows"]] == [(0.5, 1.0), (1.0, 1.5), (1.0, 1.5)]
+    assert left["tags"] != right["tags"]
+
+
+def test_an_empty_folder_is_exit_4(run_audiotag: RunAudiotag, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    ran = run_audiotag("predict", "empty")
+    assert (ran.code, ran.stdout) == (4, "")
+    assert ran.stderr.startswith("audiotag: error: no inputs: ")
+
+
+def test_an_output_that_cannot_be_written_is_exit_1(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:
+    ran = run_audiotag("predict", write_wav("a.wav", tone()), "-o", "nowhere/tags.csv")
+    assert (ran.code, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("audiotag: error: nowhere/tags.csv: cannot be written: ")
+
+
+def test_a_device_that_is_not_here_is_exit_1_and_no_fallback(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:
+    import torch
+
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has an Apple GPU")
+    ran = run_audiotag("predict", write_wav("a.wav", tone()), "--device", "mps")
+    assert (ran.code, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("audiotag: error: device mps: ")
+
+
+def test_a_terminal_gets_a_table(write_wav: WriteWav, broken: str) -> None:
+    write_wav("a.wav", tone())
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [*AUDIOTAG, "predict", "a.wav", broken, "-t", "0", "-k", "1"], stdout=slave, stderr=subprocess.PIPE,
+        env={**os.environ, "TERM": "dumb"},
+    ) as process:  # fmt: skip
+        os.close(slave)
+        shown = b""
+        while chunk := _read(master):
+            shown += chunk
+        assert process.stderr is not None
+        complaint = process.stderr.read()
+    os.close(master)
+    lines = shown.decode().splitlines()
+    assert lines[0] == "a.wav  1.000 s"
+    assert lines[1].split()[0].startswith("0.")
+    assert lines[2].startswith("notes.mp3  failed: not decodable")
+    assert (process.returncode, complaint) == (3, b"")
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # what Linux answers when the other side is closed
+        return b""
+
+
+def test_stdin_is_tagged_from_a_pipe(write_wav: WriteWav) -> None:
+    path = write_wav("a.wav", tone(seconds=1.2))
+    direct, piped, skimmed = (
+        subprocess.run(
+            [*AUDIOTAG, "predict", source, *more, "-t", "0"], input=path.read_bytes(), capture_output=True, timeout=60
+        )
+        for source, more in ((str(path), ()), ("-", ()), ("-", ("--max-windows", "2")))
+    )
+    from_file, from_pipe, from_views = (json.loads(done.stdout) for done in (direct, piped, skimmed))
+    assert (piped.returncode, piped.stderr) == (0, b"")
+    assert from_pipe == {**from_file, "path": "-"}
+    assert (skimmed.returncode, from_views["status"], from_views["duration"]) == (0, "ok", 1.2)
+
+
+def test_a_closed_pipe_is_a_quiet_success(write_wav: WriteWav) -> None:
+    names = [write_wav(f"{number}.wav", tone()).name for number in range(40)]
+    with subprocess.Popen(
+        [*AUDIOTAG, "predict", *names], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        complaint = process.stderr.read()
+    assert (process.returncode, complaint) == (0, b"")
+
+
+def test_ctrl_c_ends_within_two_seconds_in_the_middle_of_a_long_clip(tmp_path: Path) -> None:
+    n_bytes = 2 * 36_000 * TINY_RATE
+    header = b"RIFF" + struct.pack("<I", 36 + n_bytes) + b"WAVEfmt " + struct.pack(
+        "<IHHIIHH", 16, 1, 1, TINY_RATE, 2 * TINY_RATE, 2, 16
+    ) + b"data" + struct.pack("<I", n_bytes)  # fmt: skip
+    (tmp_path / "long.wav").write_bytes(header)
+    os.truncate(tmp_path / "long.wav", 44 + n_bytes)
+    interrupted_after(["predict", "long.wav", "--verbose"])
+
+
+def test_ctrl_c_ends_while_stdin_is_waited_for() -> None:
+    interrupted_after(["predict", "-", "--verbose"])
+
+
+def interrupted_after(arguments: list[str]) -> None:
+    """Presses Ctrl-C when the engine is up, and a little later."""
+    with subprocess.Popen(
+        [*AUDIOTAG, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(b"audiotag: engine onnx")
+        time.sleep(0.5)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+        assert time.monotonic() - begun < 2.0
+        assert process.returncode == 130
+        assert b"Traceback" not in process.stderr.read()
