@@ -12,6 +12,7 @@ that cannot be appended to (JSON, Parquet) are made then too, from FILE.journal.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 import zlib
@@ -33,6 +34,8 @@ try:
     import fcntl
 except ImportError:  # Windows: two runs into one file are not kept apart there
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
 
 Mode = Literal["new", "overwrite", "resume"]
 
@@ -116,7 +119,6 @@ class JournaledFile:
         self._ranges = array("Q")  # begin, end, begin, end, ...: records in the order of the inputs
         self._index: dict[int, int] = {}  # hash of a path: where its line begins in the journal
         self._provenance: dict[str, Any] | None = None  # of an earlier session, which died while it cleaned up
-        self.n_changed = 0
         try:
             self._begin(mode)
         except BaseException:
@@ -205,7 +207,8 @@ class JournaledFile:
         entry = self._entry_at(begin)
         if (entry.path, entry.size, entry.mtime_ns) == (given.path, given.size, given.mtime_ns):
             return entry
-        self.n_changed += entry.path == given.path
+        if entry.path == given.path:
+            logger.warning("%s: has changed since it was tagged; it is done again", given.path)
         return None
 
     # --- the run ---

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from audiotag.inputs import Input
 from audiotag.journal import Entry
 from audiotag.results import Failure, Result, Status
 from audiotag.tagger import Tagger, TagOptions
-from audiotag.writers import Writer, run_header
+from audiotag.writers import Writer
 
 
 @dataclass
@@ -62,15 +62,6 @@ class Tally:
         }
 
 
-def header_of(tagger: Tagger, options: TagOptions) -> dict[str, Any]:
-    """What the results say about the model, the parameters, and what computed them."""
-    engine, model = tagger.engine, tagger.model
-    how = {"engine": engine.name, "device": engine.device, "precision": engine.precision}
-    return run_header(
-        model=model.name, revision=model.revision, sha256=model.sha256, parameters={**asdict(options), **how}
-    )
-
-
 class Sink(Protocol):
     """Where results go: a stream, or a file with a journal."""
 
@@ -112,7 +103,7 @@ def run(
     tally: Tally,
     strict: bool = False,
     on_seconds: Callable[[float], None] | None = None,
-    on_input: Callable[[Input], None] | None = None,
+    on_input: Callable[[Input, tuple[Result, ...]], None] | None = None,
 ) -> None:
     """Tags what is not done yet and writes it in the order of `inputs`; `tally` counts every input as it is done.
 
@@ -132,7 +123,7 @@ def run(
             sink.vouch(given, status, seconds)
             tally.add(status, seconds)
             if on_input is not None:
-                on_input(given)
+                on_input(given, group)
     plan.keep_rest()
 
 

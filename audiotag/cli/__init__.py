@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from audiotag import __version__
+from audiotag.cli.batch import batch
 from audiotag.cli.bench import bench
 from audiotag.cli.doctor import doctor
 from audiotag.cli.predict import predict
@@ -51,6 +52,7 @@ def audiotag(
 
 
 app.command()(predict)
+app.command()(batch)
 app.command()(train)
 app.command()(evaluate)
 app.command()(doctor)

@@ -60,7 +60,7 @@ def predict(
     name = pick_format(form, out, header=header)
     folder = resolve_model(model, update=update, offline=offline)
     LabelSet(folder.config.labels).select(include_labels, exclude_labels)
-    found = _at_least_one(find_inputs(inputs))
+    found = at_least_one(find_inputs(inputs))
     with open_output(out) as output:
         from audiotag.tagger import Tagger
 
@@ -74,7 +74,12 @@ def predict(
     return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
 
 
-def _at_least_one(found: Iterator[Found]) -> Iterator[Input]:
+def at_least_one(found: Iterator[Found]) -> Iterator[Input]:
+    """The inputs among what was found; what was skipped is noted.
+
+    Raises:
+        NoInputsError: there is none.
+    """
     inputs = _without_skipped(found)
     first = next(inputs, None)
     if first is None:

@@ -1,0 +1,248 @@
+"""`audiotag batch`: many inputs, one answer that is never lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from audiotag.cli import options
+from audiotag.cli.options import ENGINE, TAG, record_of
+from audiotag.cli.plan import show_plan
+from audiotag.cli.predict import at_least_one
+from audiotag.cli.progress import Progress, hours, real_time
+from audiotag.errors import ExitCode, UsageError
+from audiotag.hub import resolve_model
+from audiotag.inputs import Input, find_inputs
+from audiotag.journal import JournaledFile, Mode, check_output, read_finished
+from audiotag.labels import LabelSet
+from audiotag.options import EngineOptions, TagOptions
+from audiotag.results import Failure, Result
+from audiotag.writers import Output, open_output, open_writer, pick_format
+
+if TYPE_CHECKING:
+    from audiotag.run import Tally
+    from audiotag.tagger import Tagger
+
+logger = logging.getLogger(__name__)
+
+# Ctrl-C ends the run within 2 s, even where a thread is in the middle of something long.
+SECONDS_TO_CLOSE = 1.5
+
+
+def batch(
+    context: typer.Context,
+    inputs: options.Inputs = options.NO_NAMES,
+    out: options.Out = None,
+    form: options.Format = None,
+    header: options.Header = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was writing --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first input that fails.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Only show what would be tagged, skipped and why.")
+    ] = False,
+    progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show on stderr how far it is.")] = True,
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    include: options.Include = options.NO_NAMES,
+    exclude: options.Exclude = options.NO_NAMES,
+    model: options.Model = None,
+    top_k: options.TopK = TAG.top_k,
+    threshold: options.Threshold = TAG.threshold,
+    include_labels: options.IncludeLabels = options.NO_NAMES,
+    exclude_labels: options.ExcludeLabels = options.NO_NAMES,
+    windows: options.Windows = TAG.windows,
+    hop: options.Hop = TAG.hop,
+    max_windows: options.MaxWindows = TAG.max_windows,
+    aggregate: options.Aggregate = TAG.aggregate,
+    channels: options.Channels = TAG.channels,
+    start: options.Start = TAG.start,
+    duration: options.Duration = TAG.duration,
+    device: options.Device = ENGINE.device,
+    engine: options.Engine = ENGINE.engine,
+    precision: options.Precision = ENGINE.precision,
+    batch_size: options.BatchSize = ENGINE.batch_size,
+    workers: options.Workers = ENGINE.workers,
+    threads: options.Threads = ENGINE.threads,
+    offline: options.Offline = False,
+    update: options.Update = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Tag folders, globs and lists of files; a run that was cut off goes on with --resume.
+
+    Example: audiotag batch recordings --out tags.csv
+    """
+    options.set_verbosity(quiet=quiet, verbose=verbose)
+    tag_options, engine_options = record_of(TagOptions, context), record_of(EngineOptions, context)
+    name = pick_format(form, out, header=header)
+    mode = _mode(inputs, out, files_from, resume=resume, overwrite=overwrite)
+    if out is not None and not dry_run:
+        check_output(out, mode)
+    folder = resolve_model(model, update=update, offline=offline)
+    LabelSet(folder.config.labels).select(include_labels, exclude_labels)
+    find = partial(find_inputs, inputs, include=include, exclude=exclude, files_from=files_from, null=null)
+    if dry_run:
+        return show_plan(find(), folder, tag_options, engine_options)
+    found = at_least_one(find())
+    from audiotag.run import Tally
+    from audiotag.tagger import Tagger
+
+    tagger, tally = Tagger(folder, options=engine_options), Tally()
+    progress_shown = Progress(tally, None if files_from else find, shown=progress and not quiet)
+    session = _Session(tagger, tag_options, tally, progress_shown, strict=strict)
+    with _interruptible(tally, out), progress_shown:
+        session.run(found, out, name, with_header=header, mode=mode)
+    if not quiet:
+        _say_summary(tally, progress_shown)
+    return tally.exit_code
+
+
+def _mode(inputs: list[str], out: Path | None, files_from: str | None, *, resume: bool, overwrite: bool) -> Mode:
+    if not inputs and files_from is None:
+        raise UsageError("no INPUT was given. Name files or folders, or a list with --files-from")
+    if resume and overwrite:
+        raise UsageError("resume and overwrite: contradict each other. Leave out one of the two")
+    if out is None and (resume or overwrite):
+        raise UsageError(f"{'resume' if resume else 'overwrite'}: there is no file without --out. Add --out FILE")
+    return "resume" if resume else "overwrite" if overwrite else "new"
+
+
+class _Session:
+    """What a run needs besides its inputs and its output."""
+
+    def __init__(
+        self, tagger: Tagger, tag_options: TagOptions, tally: Tally, progress: Progress, *, strict: bool
+    ) -> None:
+        self._tagger, self._options, self._tally = tagger, tag_options, tally
+        self._progress, self._strict = progress, strict
+
+    def run(self, found: Iterable[Input], out: Path | None, name: str, *, with_header: bool, mode: Mode) -> None:
+        """Tags what was found, to stdout without `out`."""
+        run_header = self._tagger.run_header(self._options)
+        if out is not None:
+            self._to_file(found, out, name, run_header, with_header=with_header, mode=mode)
+            return
+        with open_output(None) as output:
+            self._to_stream(found, output, name, run_header, with_header=with_header)
+
+    def _to_stream(
+        self, found: Iterable[Input], output: Output, name: str, run_header: dict[str, Any], *, with_header: bool
+    ) -> None:
+        from audiotag.run import Stream
+
+        writer = open_writer(name, output, header=run_header, asked_for_header=with_header)
+        writer.begin()
+        self._tag(found, Stream(writer))
+        writer.end()
+
+    def _to_file(
+        self, found: Iterable[Input], out: Path, name: str, run_header: dict[str, Any], *, with_header: bool, mode: Mode
+    ) -> None:
+        if mode == "resume":
+            was = read_finished(out, form=name, header=run_header, with_header=with_header)
+            if was is not None:
+                self._take_counts(was, out)
+                return
+        file = JournaledFile(out, form=name, header=run_header, with_header=with_header, mode=mode)
+        try:
+            was = file.finish_earlier()
+            if was is not None:
+                self._take_counts(was, out)
+                return
+            self._tag(found, file)
+            file.finish(self._tally.to_dict())
+        finally:
+            file.close()
+
+    def _take_counts(self, was: dict[str, Any], out: Path) -> None:
+        logger.warning("%s: is finished already; nothing was done", out)
+        counts = was["inputs"]
+        self._tally.n_ok, self._tally.n_empty, self._tally.n_failed = counts["ok"], counts["empty"], counts["failed"]
+        self._tally.seconds = was["seconds_of_audio"]
+
+    def _tag(self, found: Iterable[Input], sink: Any) -> None:
+        from audiotag.run import run
+
+        run(
+            self._tagger, found, sink, options=self._options, tally=self._tally, strict=self._strict,
+            on_seconds=self._progress.add_seconds, on_input=self._on_input,
+        )  # fmt: skip
+
+    def _on_input(self, given: Input, results: tuple[Result, ...]) -> None:
+        first = results[0]
+        trouble = first.error if isinstance(first, Failure) else first.warning
+        if trouble is not None:
+            logger.warning("%s: %s", given.path, trouble)
+        self._progress.add_input(given)
+
+
+def _say_summary(tally: Tally, progress: Progress) -> None:
+    counts = f"{tally.n_ok:,} ok, {tally.n_empty:,} empty, {tally.n_failed:,} failed"
+    speed = real_time(progress.seconds, progress.elapsed)
+    typer.echo(f"{counts}; {hours(tally.seconds)} of audio, {speed}", err=True)
+
+
+# --- Ctrl-C ---
+
+
+@contextmanager
+def _interruptible(tally: Tally, out: Path | None) -> Iterator[None]:
+    """On Ctrl-C, says how to go on, and ends the process soon, whatever its threads do."""
+
+    def stop(signal_number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _exit_later()
+        _say_bytes(_farewell(tally, out))
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is stop:
+            signal.signal(signal.SIGINT, before)
+
+
+def _exit_later() -> None:
+    timer = threading.Timer(SECONDS_TO_CLOSE, os._exit, (int(ExitCode.INTERRUPTED),))
+    timer.daemon = True
+    timer.start()
+
+
+def _farewell(tally: Tally, out: Path | None) -> bytes:
+    done = f"audiotag: {tally.n_inputs:,} inputs are done."
+    if out is None:
+        return f"{done} With --out FILE a run can be resumed\n".encode()
+    return f"{done} Go on with: ".encode() + resume_command(sys.argv[1:]) + b"\n"
+
+
+def resume_command(arguments: list[str]) -> bytes:
+    """The command line that goes on with the run of `arguments`.
+
+    >>> resume_command(["batch", "my sounds", "--out", "a.csv", "--overwrite"])
+    b"audiotag batch 'my sounds' --out a.csv --resume"
+    """
+    kept = [argument for argument in arguments if argument not in ("--resume", "--overwrite")]
+    end = kept.index("--") if "--" in kept else len(kept)
+    return os.fsencode(shlex.join(["audiotag", *kept[:end], "--resume", *kept[end:]]))
+
+
+def _say_bytes(line: bytes) -> None:
+    erased = b"\r\033[K\033[?25h" if sys.stderr.isatty() else b""  # the bar, and the cursor it hides
+    with suppress(OSError):
+        os.write(2, erased + line)  # at once, whoever holds the lock of sys.stderr

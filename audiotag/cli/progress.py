@@ -1,0 +1,134 @@
+"""How far a run is: a bar on a terminal, a line every 10 seconds elsewhere; all of it on stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from audiotag.inputs import Found, Input
+
+if TYPE_CHECKING:
+    from audiotag.run import Tally
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def hours(seconds: float) -> str:
+    """Hours, with more digits where there are few.
+
+    >>> hours(12240), hours(36)
+    ('3.4 h', '0.0100 h')
+    """
+    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 3600:.4f} h"
+
+
+def real_time(seconds: float, elapsed: float) -> str:
+    """How many times faster than listening."""
+    factor = seconds / max(elapsed, 1e-9)
+    return f"{factor:,.0f} x real time" if factor >= 10 else f"{factor:.1f} x real time"
+
+
+class Progress:
+    """Seconds of audio as they are done; the whole is estimated from the bytes of the inputs.
+
+    `find` walks the inputs once more, on a thread, to learn how many bytes there are; None where that cannot be done.
+    """
+
+    def __init__(self, tally: Tally, find: Callable[[], Iterable[Found]] | None, *, shown: bool) -> None:
+        self.seconds = 0.0  # of audio, in this session
+        self._tally, self._find, self._shown = tally, find, shown
+        self._bytes_done, self._bytes_total, self._seconds_of_done = 0, 0, 0.0
+        self._is_counted = False
+        self._begun = self._last = time.monotonic()
+        self._bar: Any = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._begun
+
+    def __enter__(self) -> Progress:
+        if self._shown and self._find is not None:
+            threading.Thread(target=self._count, name="audiotag-count", daemon=True).start()
+        if self._shown and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            self._bar = _open_bar()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            _log_to(sys.stderr)
+
+    def _count(self) -> None:
+        assert self._find is not None
+        for found in self._find():
+            if isinstance(found, Input):
+                self._bytes_total += found.size or 0
+        self._is_counted = True
+
+    def add_seconds(self, seconds: float) -> None:
+        """So much more audio is done."""
+        self.seconds += seconds
+        self._show()
+
+    def add_input(self, given: Input) -> None:
+        """An input is done."""
+        self._bytes_done += given.size or 0
+        self._seconds_of_done = self.seconds
+        self._show()
+
+    def total_seconds(self) -> float | None:
+        """What all inputs hold, if they are like those that are done."""
+        if not (self._is_counted and self._bytes_done):
+            return None
+        return max(self.seconds, self._seconds_of_done / self._bytes_done * self._bytes_total)
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            self._bar.update(
+                self._bar.task_ids[0], completed=self.seconds, total=self.total_seconds(), tail=self._tail()
+            )
+        elif self._shown and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            typer.echo(f"audiotag: {self._tail()}{self._left()}", err=True)
+
+    def _tail(self) -> str:
+        failed = f", {self._tally.n_failed:,} failed" if self._tally.n_failed else ""
+        speed = real_time(self.seconds, self.elapsed)
+        return f"{self._tally.n_inputs:,} inputs{failed}; {hours(self.seconds)} of audio, {speed}"
+
+    def _left(self) -> str:
+        total = self.total_seconds()
+        if total is None or not self.seconds:
+            return ""
+        left = (total - self.seconds) * self.elapsed / self.seconds
+        return f", about {timedelta(seconds=round(left))} left"
+
+
+def _open_bar() -> Any:
+    from rich import progress
+    from rich.console import Console
+
+    columns = (progress.BarColumn(), progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[tail]}"))
+    bar = progress.Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
+    bar.add_task("", total=None, tail="")
+    bar.start()
+    _log_to(sys.stderr)  # which Rich has replaced: lines appear above the bar
+    return bar
+
+
+def _log_to(stream: Any) -> None:
+    for handler in logging.getLogger("audiotag").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(stream)
