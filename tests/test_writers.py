@@ -1,0 +1,267 @@
+"""Every output format as a whole text, and names that no format may trip over."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audiotag.errors import OutputError, UsageError
+from audiotag.results import ClipResult, Failure, Result, Tag, WindowResult, result_from_dict
+from audiotag.writers import FORMATS, Output, open_output, open_writer, pick_format, run_header, visible
+
+HEADER = run_header(model="tiny", revision=None, sha256="ab12", parameters={"top_k": 2})
+
+DOG = ClipResult(path="a/dog.wav", duration=5.0, tags=(Tag("Dog", 0.93), Tag("Musical instrument, plucked", 0.1234567)))
+SILENCE = ClipResult(path="a/silence.wav", duration=3.2, tags=(), warning="ends in the middle of a frame")
+BROKEN = Failure(path="a/broken.mp3", error="not decodable: no sync word")
+RIGHT = ClipResult(path="s.wav", duration=1.0, start=2.0, channel=1, tags=(Tag("Siren", 1.0),))
+WINDOWS = ClipResult(
+    path="w.wav", duration=9.0, tags=(Tag("Dog", 0.5),),
+    windows=(
+        WindowResult(start=0.0, end=5.119, tags=(Tag("Dog", 0.75), Tag("Siren", 0.5))),
+        WindowResult(start=5.119, end=9.0, tags=()),
+    ),
+)  # fmt: skip
+RESULTS = (DOG, SILENCE, BROKEN, RIGHT, WINDOWS)
+
+ODD_PATHS = (
+    "with space.wav", "new\nline.wav", "carriage\rreturn.wav", 'quo"te.wav', "com,ma.wav", "ta\tb.wav",
+    "\N{DOG FACE}.wav", "-dash.wav", "not utf-8 \udcff\udc80.wav", "[red]markup[/red].wav", "\x1b[31mred.wav",
+    "line\u2028separator.wav", "\N{RIGHT-TO-LEFT OVERRIDE}gnp.wav",
+)  # fmt: skip
+
+
+def written(name: str, *results: Result, header: dict[str, Any] | None = None) -> bytes:
+    memory = io.BytesIO()
+    writer = open_writer(name, Output(memory, "memory"), header=header or HEADER, asked_for_header=header is not None)
+    writer.begin()
+    for result in results:
+        writer.write(result)
+    writer.end()
+    return memory.getvalue()
+
+
+def test_csv() -> None:
+    assert written("csv", *RESULTS).decode() == (
+        "path,status,start,end,channel,rank,label,score,error\n"
+        "a/dog.wav,ok,0.000,5.000,,1,Dog,0.930000,\n"
+        'a/dog.wav,ok,0.000,5.000,,2,"Musical instrument, plucked",0.123457,\n'
+        "a/silence.wav,empty,0.000,3.200,,,,,ends in the middle of a frame\n"
+        "a/broken.mp3,failed,,,,,,,not decodable: no sync word\n"
+        "s.wav,ok,2.000,3.000,1,1,Siren,1.000000,\n"
+        "w.wav,ok,0.000,5.119,,1,Dog,0.750000,\n"
+        "w.wav,ok,0.000,5.119,,2,Siren,0.500000,\n"
+    )
+
+
+def test_tsv() -> None:
+    assert written("tsv", DOG, BROKEN).decode() == (
+        "path\tstatus\tstart\tend\tchannel\trank\tlabel\tscore\terror\n"
+        "a/dog.wav\tok\t0.000\t5.000\t\t1\tDog\t0.930000\t\n"
+        "a/dog.wav\tok\t0.000\t5.000\t\t2\tMusical instrument, plucked\t0.123457\t\n"
+        "a/broken.mp3\tfailed\t\t\t\t\t\t\tnot decodable: no sync word\n"
+    )
+
+
+NDJSON = (
+    '{"path": "a/dog.wav", "status": "ok", "duration": 5.0, "tags": [{"label": "Dog", "score": 0.93}, '
+    '{"label": "Musical instrument, plucked", "score": 0.123457}]}\n'
+    '{"path": "a/silence.wav", "status": "empty", "duration": 3.2, "tags": [], '
+    '"warning": "ends in the middle of a frame"}\n'
+    '{"path": "a/broken.mp3", "status": "failed", "error": "not decodable: no sync word"}\n'
+    '{"path": "s.wav", "status": "ok", "duration": 1.0, "start": 2.0, "channel": 1, '
+    '"tags": [{"label": "Siren", "score": 1.0}]}\n'
+    '{"path": "w.wav", "status": "ok", "duration": 9.0, "tags": [{"label": "Dog", "score": 0.5}], "windows": '
+    '[{"start": 0.0, "end": 5.119, "tags": [{"label": "Dog", "score": 0.75}, {"label": "Siren", "score": 0.5}]}, '
+    '{"start": 5.119, "end": 9.0, "tags": []}]}\n'
+)
+HEADER_TEXT = (
+    '{"audiotag": {"version": "VERSION", "schema": 1, "model": "tiny", "revision": null, "sha256": "ab12", '
+    '"parameters": {"top_k": 2}}'
+).replace("VERSION", HEADER["version"])
+
+
+def test_ndjson() -> None:
+    assert written("ndjson", *RESULTS).decode() == NDJSON
+
+
+def test_ndjson_opens_with_the_header_that_was_asked_for() -> None:
+    assert written("ndjson", BROKEN, header=HEADER).decode() == HEADER_TEXT + "}\n" + NDJSON.splitlines(True)[2]
+
+
+def test_json_is_one_object() -> None:
+    lines = ",\n".join(NDJSON.splitlines())
+    assert written("json", *RESULTS).decode() == HEADER_TEXT + ',\n"results": [\n' + lines + "\n]}\n"
+
+
+def test_json_of_no_result_is_an_empty_list() -> None:
+    assert json.loads(written("json")) == {"audiotag": HEADER, "results": []}
+
+
+def test_audacity() -> None:
+    assert written("audacity", WINDOWS).decode() == "0.000\t5.119\tDog 0.750\n0.000\t5.119\tSiren 0.500\n"
+
+
+def test_audacity_takes_one_recording_only() -> None:
+    with pytest.raises(UsageError, match="a label track belongs to one input"):
+        written("audacity", DOG, RIGHT)
+
+
+def test_raven() -> None:
+    assert written("raven", BROKEN, RIGHT, WINDOWS).decode() == (
+        "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tBegin Path\tFile Offset (s)\tLabel\tScore\n"
+        "1\tSpectrogram 1\t2\t2.000\t3.000\ts.wav\t2.000\tSiren\t1.000000\n"
+        "2\tSpectrogram 1\t1\t0.000\t5.119\tw.wav\t0.000\tDog\t0.750000\n"
+        "3\tSpectrogram 1\t1\t0.000\t5.119\tw.wav\t0.000\tSiren\t0.500000\n"
+    )
+
+
+def test_table_has_no_colour_off_a_terminal() -> None:
+    lines = [line.rstrip() for line in written("table", *RESULTS).decode().splitlines()]
+    assert lines == [
+        "a/dog.wav  5.000 s",
+        "  0.930000  ###################  Dog",
+        "  0.123457  ##                   Musical instrument, plucked",
+        "a/silence.wav  3.200 s  no tag  warning: ends in the middle of a frame",
+        "a/broken.mp3  failed: not decodable: no sync word",
+        "s.wav  1.000 s  channel 1",
+        "  1.000000  ####################  Siren",
+        "w.wav  9.000 s",
+        "  0.000  5.119  0.750000  ###############  Dog",
+        "  0.000  5.119  0.500000  ##########       Siren",
+    ]
+
+
+def test_parquet_has_the_columns_of_csv_with_types_and_the_header() -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(io.BytesIO(written("parquet", *RESULTS, Failure(path="\udcff", error="x"))))
+    assert ",".join(table.column_names) == written("csv").decode().strip()
+    assert json.loads(table.schema.metadata[b"audiotag"]) == HEADER
+    rows = table.to_pylist()
+    assert len(rows) == 8
+    assert rows[1] == {
+        "path": "a/dog.wav", "status": "ok", "start": 0.0, "end": 5.0, "channel": None, "rank": 2,
+        "label": "Musical instrument, plucked", "score": 0.123457, "error": None,
+    }  # fmt: skip
+    assert rows[-1]["path"] == "\\udcff"
+
+
+def test_parquet_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audiotag.writers.find_spec", lambda name: None)
+    with pytest.raises(OutputError, match=r"pip install 'audiotag-cli\[parquet\]'"):
+        pick_format("parquet", None)
+
+
+# --- odd names ---
+
+
+@pytest.mark.parametrize("path", ODD_PATHS, ids=ascii)
+@pytest.mark.parametrize(("name", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_separated_values_give_every_name_back(name: str, delimiter: str, path: str) -> None:
+    result = ClipResult(path=path, duration=1.0, tags=(Tag(path, 0.5),))
+    text = written(name, result).decode("utf-8", "surrogateescape")
+    _, row = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    assert (row[0], row[6]) == (path, path)
+
+
+@pytest.mark.parametrize("path", ODD_PATHS, ids=ascii)
+@pytest.mark.parametrize("name", ["json", "ndjson"])
+def test_json_gives_every_name_back_and_is_read_by_jq(name: str, path: str) -> None:
+    data = written(name, Failure(path=path, error="e"))
+    found = json.loads(data.decode("utf-8"))
+    assert (found["results"][0] if name == "json" else found)["path"] == path
+    subprocess.run(["jq", "-e", ".."], input=data, check=True, capture_output=True, timeout=10)
+
+
+@pytest.mark.parametrize("path", ODD_PATHS, ids=ascii)
+def test_the_table_shows_markup_and_control_characters_as_text(path: str) -> None:
+    text = written("table", Failure(path=path, error=path)).decode("utf-8")
+    assert visible(path) in text
+    assert not any(ord(character) < 32 and character != "\n" for character in text)
+    assert len(text.splitlines()) == 1
+
+
+def test_raw_bytes_of_a_name_come_out_as_they_were() -> None:
+    assert b"\nnot utf-8 \xff.wav,failed," in written("csv", Failure(path="not utf-8 \udcff.wav", error="e"))
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.path)
+def test_a_result_comes_back_from_its_json(result: Result) -> None:
+    shown = result.to_dict()
+    assert result_from_dict(json.loads(json.dumps(shown))).to_dict() == shown
+
+
+# --- records, suffixes, failures ---
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"parquet"}))
+def test_every_record_is_flushed(name: str) -> None:
+    class Pipe(io.BytesIO):
+        n_seen = 0
+
+        def flush(self) -> None:
+            Pipe.n_seen = len(self.getvalue())
+
+    pipe = Pipe()
+    writer = open_writer(name, Output(pipe, "pipe"), header=HEADER)
+    writer.begin()
+    seen = []
+    for _ in range(2):
+        writer.write(DOG)
+        seen.append(Pipe.n_seen)
+        assert len(pipe.getvalue()) == Pipe.n_seen
+    assert 0 < seen[0] < seen[1]
+
+
+@pytest.mark.parametrize(
+    ("out", "name"),
+    [
+        ("a.csv", "csv"), ("a.TSV", "tsv"), ("a.json", "json"), ("a.jsonl", "ndjson"), ("a.b.ndjson", "ndjson"),
+        ("a.txt", "table"), ("a.labels.txt", "audacity"), ("a.selections.txt", "raven"), ("a.parquet", "parquet"),
+    ],
+)  # fmt: skip
+def test_a_suffix_names_its_format(out: str, name: str) -> None:
+    assert pick_format(None, Path(out)) == name
+
+
+@pytest.mark.parametrize("out", ["a.xlsx", "a", ".csv.gz"])
+def test_an_unknown_suffix_is_a_usage_error(out: str) -> None:
+    with pytest.raises(UsageError, match="no format has the suffix"):
+        pick_format(None, Path(out))
+
+
+def test_a_pipe_gets_ndjson() -> None:
+    assert pick_format(None, None) == "ndjson"
+
+
+def test_csv_has_no_place_for_a_header() -> None:
+    with pytest.raises(UsageError, match="csv has no place for it"):
+        pick_format("csv", None, header=True)
+
+
+def test_an_output_in_a_missing_folder_is_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="No such file or directory"),
+        open_output(tmp_path / "a/b"),
+    ):
+        pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_a_full_disk_is_an_output_error(name: str) -> None:
+    def write() -> None:
+        with open_output(Path("/dev/full")) as output:
+            writer = open_writer(name, output, header=HEADER)
+            writer.begin()
+            writer.write(DOG)
+            writer.end()
+
+    with pytest.raises(OutputError, match="No space left on device"):
+        write()
