@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -155,16 +155,13 @@ class _Session:
             if was is not None:
                 self._take_counts(was, out)
                 return
-        file = JournaledFile(out, form=name, header=run_header, with_header=with_header, mode=mode)
-        try:
+        with closing(JournaledFile(out, form=name, header=run_header, with_header=with_header, mode=mode)) as file:
             was = file.finish_earlier()
             if was is not None:
                 self._take_counts(was, out)
                 return
             self._tag(found, file)
             file.finish(self._tally.to_dict())
-        finally:
-            file.close()
 
     def _take_counts(self, was: dict[str, Any], out: Path) -> None:
         logger.warning("%s: is finished already; nothing was done", out)

@@ -1,0 +1,230 @@
+"""What a journal promises: nothing twice, nothing lost, and the bytes of an uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audiotag.errors import OutputError
+from audiotag.inputs import Input
+from audiotag.journal import JournaledFile, Mode, check_output, journal_path, provenance_path, read_finished, side_path
+from audiotag.results import ClipResult, Tag
+from audiotag.writers import run_header
+
+FORMATS = ("csv", "tsv", "ndjson", "json")
+
+
+def header(**parameters: Any) -> dict[str, Any]:
+    return run_header(model="tiny", revision=None, sha256="ab12", parameters={"top_k": 2, "labels": (), **parameters})
+
+
+def given(name: str, *, size: int = 1) -> Input:
+    return Input(name, Path(name), size, 5)
+
+
+INPUTS = tuple(given(f"{letter}.wav") for letter in "abcdef")
+
+
+def open_file(out: Path, mode: Mode, **parameters: Any) -> JournaledFile:
+    name = out.suffix[1:]
+    return JournaledFile(out, form=name, header=header(**parameters), with_header=False, mode=mode)
+
+
+def tag(file: JournaledFile, inputs: Iterable[Input], *, stop_after: int | None = None) -> list[str]:
+    """Tags what is not done, as a run does; gives the paths that were."""
+    done: list[str] = []
+    for each in inputs:
+        entry = file.find(each)
+        if entry is not None:
+            file.keep(entry.begin, entry.end)
+        elif len(done) == stop_after:
+            return done
+        else:
+            file.writer.write(ClipResult(path=each.path, duration=1.0, tags=(Tag("Dog", (each.size or 0) / 10),)))
+            file.vouch(each, "ok", 1.0)
+            done.append(each.path)
+    return done
+
+
+def finish(out: Path, inputs: Iterable[Input], mode: Mode = "resume") -> list[str]:
+    with closing(open_file(out, mode)) as file:
+        done = tag(file, inputs)
+        file.finish({"inputs": {}})
+        return done
+
+
+def interrupt(out: Path, inputs: Iterable[Input], *, after: int, mode: Mode = "resume") -> None:
+    with closing(open_file(out, mode)) as file:
+        tag(file, inputs, stop_after=after)
+
+
+def whole(tmp_path: Path, suffix: str, inputs: Iterable[Input] = INPUTS) -> bytes:
+    out = tmp_path / f"whole.{suffix}"
+    finish(out, inputs, "overwrite")
+    return out.read_bytes()
+
+
+@pytest.fixture(params=FORMATS)
+def out(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    return tmp_path / f"out.{request.param}"
+
+
+def left_beside(out: Path) -> set[str]:
+    return {path.name for path in out.parent.glob(out.name + "?*")}
+
+
+def test_a_finished_run_leaves_its_provenance_and_no_journal(out: Path) -> None:
+    finish(out, INPUTS, "new")
+    assert left_beside(out) == {provenance_path(out).name}
+    assert json.loads(provenance_path(out).read_text())["audiotag"] == json.loads(json.dumps(header()))
+
+
+def test_a_resumed_run_does_nothing_twice_and_writes_the_same_bytes(out: Path, tmp_path: Path) -> None:
+    interrupt(out, INPUTS, after=2, mode="new")
+    interrupt(out, INPUTS, after=1)
+    assert finish(out, INPUTS) == ["d.wav", "e.wav", "f.wav"]
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
+
+
+def test_bytes_that_nobody_vouches_for_are_written_again(out: Path, tmp_path: Path) -> None:
+    interrupt(out, INPUTS, after=3, mode="new")
+    work = out if out.exists() else side_path(out)
+    with work.open("ab") as file:
+        file.write(b"d.wav,ok,half a rec")
+    with journal_path(out).open("ab") as file:
+        file.write(b'{"path": "d.wav", "si')
+    assert finish(out, INPUTS) == ["d.wav", "e.wav", "f.wav"]
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 10, 60, 200])
+def test_an_output_that_lost_its_end_in_a_power_cut_is_mended(out: Path, tmp_path: Path, n_bytes: int) -> None:
+    interrupt(out, INPUTS, after=4, mode="new")
+    work = out if out.exists() else side_path(out)
+    os.truncate(work, min(n_bytes, work.stat().st_size))
+    finish(out, INPUTS)
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
+
+
+def test_bytes_that_a_power_cut_left_as_zeros_are_written_again(out: Path, tmp_path: Path) -> None:
+    interrupt(out, INPUTS, after=4, mode="new")
+    work = out if out.exists() else side_path(out)
+    data = work.read_bytes()
+    work.write_bytes(data[:-20] + bytes(20))
+    assert finish(out, INPUTS) == ["d.wav", "e.wav", "f.wav"]
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 50, 400, 450, 600])
+def test_a_journal_may_end_anywhere(out: Path, tmp_path: Path, n_bytes: int) -> None:
+    interrupt(out, INPUTS, after=4, mode="new")
+    os.truncate(journal_path(out), min(n_bytes, journal_path(out).stat().st_size))
+    finish(out, INPUTS)
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
+
+
+def test_added_inputs_are_picked_up_in_their_place(out: Path, tmp_path: Path) -> None:
+    interrupt(out, [INPUTS[1], INPUTS[4]], after=2, mode="new")
+    assert finish(out, INPUTS) == ["a.wav", "c.wav", "d.wav", "f.wav"]
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
+
+
+def test_removed_inputs_are_left_out(out: Path, tmp_path: Path) -> None:
+    interrupt(out, INPUTS, after=5, mode="new")
+    assert finish(out, INPUTS[2:]) == ["f.wav"]
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:], INPUTS[2:])
+
+
+def test_changed_inputs_are_done_again_and_reported(
+    out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupt(out, INPUTS, after=5, mode="new")
+    now = (INPUTS[0], given("b.wav", size=7), *INPUTS[2:])
+    assert finish(out, now) == ["b.wav", "f.wav"]
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:], now)
+    assert caplog.messages == ["b.wav: has changed since it was tagged; it is done again"]
+
+
+def test_a_death_between_sorting_and_cleaning_up_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out.csv"
+    interrupt(out, INPUTS[3:], after=2, mode="new")
+
+    def die(file: JournaledFile, provenance: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JournaledFile, "_clean_up", die)
+        with pytest.raises(KeyboardInterrupt):
+            finish(out, INPUTS)
+    assert journal_path(out).exists()
+    with closing(open_file(out, "resume")) as file:
+        assert file.finish_earlier() is not None
+    assert out.read_bytes() == whole(tmp_path, "csv")
+    assert left_beside(out) == {provenance_path(out).name}
+
+
+def test_other_parameters_are_refused_with_what_changed(out: Path) -> None:
+    interrupt(out, INPUTS, after=2, mode="new")
+    before = journal_path(out).read_bytes()
+    with pytest.raises(OutputError, match=r"begun with other settings: top_k was 2, is 3\. Resume with those"):
+        open_file(out, "resume", top_k=3)
+    assert journal_path(out).read_bytes() == before
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    interrupt(out, INPUTS, after=2, mode="new")
+    other = {**header(), "sha256": "cd34"}
+    with pytest.raises(OutputError, match='sha256 was "ab12", is "cd34"'):
+        JournaledFile(out, form="csv", header=other, with_header=False, mode="resume")
+
+
+def test_the_same_model_under_another_name_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    interrupt(out, INPUTS, after=2, mode="new")
+    JournaledFile(out, form="csv", header={**header(), "model": "x"}, with_header=False, mode="resume").close()
+
+
+def test_a_second_run_into_the_same_file_is_refused(out: Path) -> None:
+    file = open_file(out, "new")
+    with pytest.raises(OutputError, match="another run is writing it"):
+        open_file(out, "resume")
+    file.close()
+
+
+def test_a_file_that_exists_needs_a_decision(out: Path) -> None:
+    out.write_text("precious")
+    with pytest.raises(OutputError, match=r"exists\. Choose another name, or replace it with --overwrite"):
+        check_output(out, "new")
+    for mode in ("resume", "overwrite"):
+        check_output(out, mode)  # type: ignore[arg-type]
+
+
+def test_an_unfinished_run_is_named_as_such(out: Path) -> None:
+    interrupt(out, INPUTS, after=1, mode="new")
+    with pytest.raises(OutputError, match=r"holds an unfinished run.* Go on with --resume"):
+        check_output(out, "new")
+
+
+def test_a_file_that_no_run_wrote_cannot_be_resumed(out: Path) -> None:
+    out.write_text("precious")
+    with pytest.raises(OutputError, match="has no journal to go on from"):
+        read_finished(out, form=out.suffix[1:], header=header(), with_header=False)
+    assert out.read_text() == "precious"
+
+
+def test_a_file_that_was_taken_away_is_noticed(out: Path) -> None:
+    file = open_file(out, "new")
+    tag(file, INPUTS)
+    for path in list(out.parent.iterdir()):
+        path.unlink()
+    with pytest.raises(OutputError, match="cannot be written: No such file or directory"):
+        file.finish({})
+    file.close()
+    finish(out, INPUTS)
