@@ -3,9 +3,10 @@
     path or stream --decoder--> [frame, channel] --rows--> [frame, row] --soxr--> blocks [row, sample]
 
 A decoder is chosen by content: libsndfile (`soundfile`) first; FFmpeg (`av`) for what it rejects, for streams that
-cannot seek, and for MP3, of which libsndfile 1.2.2 drops the end where a variable bit rate has no Xing header, and
-writes to stderr. Nothing is allocated from what a header claims. Here a frame is one sample of every channel at the
-file's own rate, as in soundfile. Neighbours: `inputs` names files, `windows` cuts the blocks.
+cannot seek, for Ogg with several streams, and for MP3, of which libsndfile 1.2.2 drops the end where a variable bit
+rate has no Xing header, and writes to stderr. Nothing is allocated from what a header claims. Here a frame is one
+sample of every channel at the file's own rate, as in soundfile. Neighbours: `inputs` names files, `windows` cuts the
+blocks.
 """
 
 from __future__ import annotations
@@ -428,7 +429,7 @@ def _decoder_of_file(file: BinaryIO, *, owned: bool) -> _Decoder:
     if size == 0:
         raise AudioError("is empty (0 bytes)")
     file.seek(0)
-    if _is_mpeg(file.read(4)):
+    if _is_mpeg(file.read(4)) or _has_several_ogg_streams(file, size):
         return _only_decoder(file, seekable=True, owned=owned)
     try:
         decoder = _SoundFileDecoder(file, size=size, owned=owned)
@@ -445,6 +446,21 @@ def _decoder_of_file(file: BinaryIO, *, owned: bool) -> _Decoder:
 def _is_mpeg(head: bytes) -> bool:
     """Whether a file begins as MP3, MP2 or raw AAC do: with an ID3 tag, or eleven bits set."""
     return head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
+
+
+def _has_several_ogg_streams(file: BinaryIO, size: int) -> bool:
+    """Whether the last page of an Ogg file is of another stream than the first: libsndfile reads only one of them.
+
+    Recordings of net radio are chained so. RFC 3533, section 6: a page's bytes 14 to 17 are its stream's number.
+    """
+    file.seek(0)
+    first = file.read(18)
+    if first[:4] != b"OggS":
+        return False
+    file.seek(max(0, size - HEAD_BYTES))
+    tail = file.read(HEAD_BYTES)
+    at = tail.rfind(b"OggS")
+    return at >= 0 and len(tail) >= at + 18 and tail[at + 14 : at + 18] != first[14:18]
 
 
 def _only_decoder(file: BinaryIO, *, seekable: bool, owned: bool) -> _Decoder:
@@ -695,7 +711,7 @@ class _AvDecoder:
         sample_rate = context.sample_rate if self._next is None else self._next.sample_rate
         n_channels = context.channels if self._next is None else self._next.layout.nb_channels
         if self._next is None and (self._is_damaged or self._stream.duration or not sample_rate or not n_channels):
-            raise _NotDecodable("a header without audio")
+            raise _NotDecodable("nothing behind its header can be decoded")
         _check_claims(sample_rate, n_channels)
         return AudioInfo(
             decoder="av",

@@ -20,6 +20,7 @@ import pytest
 import soundfile
 from conftest import chirp, noise, silence, stereo, tone
 from sounds import CONTAINERS, LOSSLESS, SOUNDFILE_FORMATS, wav_bytes, write_amr, write_audio
+from test_fuzz import repair_ogg
 
 import audiotag.audio
 from audiotag.audio import AudioError, open_audio, probe, read_audio, read_excerpts
@@ -131,6 +132,20 @@ def test_mp3_without_xing_header_is_read_to_its_end(tmp_path: Path) -> None:
         for piece in (*av.AudioResampler("fltp", "mono", rate, frame_size=1152).resample(frame), None):
             container.mux(stream.encode(piece))
     assert len(read_audio(path).samples) / rate == pytest.approx(10, abs=0.1)
+
+
+@pytest.mark.parametrize("suffix", [".ogg", ".opus"])
+def test_chained_ogg_streams_are_read_to_the_end(suffix: str, tmp_path: Path) -> None:
+    """libsndfile 1.2.2 reads the first of them only."""
+    first = write_audio(tmp_path / f"first{suffix}", tone(440, seconds=2, sample_rate=48000), 48000)
+    second = write_audio(tmp_path / f"second{suffix}", tone(880, seconds=2, sample_rate=48000), 48000)
+    content = second.read_bytes()
+    serial = content[14:18]
+    other = repair_ogg(content.replace(serial, bytes(byte ^ 0x55 for byte in serial)))
+    (tmp_path / "chain").write_bytes(first.read_bytes() + other)
+    samples = read_audio(tmp_path / "chain").samples
+    assert len(samples) / 48000 == pytest.approx(4, abs=0.05)
+    assert level_of(samples[-48000:-24000], 880, 48000) == pytest.approx(0.5, abs=LOSSY_LEVEL)
 
 
 # --- laws ---
