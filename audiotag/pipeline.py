@@ -136,7 +136,7 @@ _Item = _WindowItem | _ClipEnd
 
 
 class _Channel:
-    """A bounded queue of items that ends when all producers are done, one of them failed, or it is closed.
+    """A bounded queue of items that ends when all producers are done, with the error that one of them met, if any.
 
     Items are put in groups: waking a thread costs more than a small network takes for a window.
     """
@@ -149,18 +149,18 @@ class _Channel:
         self._has_room = threading.Condition(lock)
         self._has_news = threading.Condition(lock)
         self._error: BaseException | None = None
-        self.is_closed = False
+        self._is_closed = False
 
     def put(self, group: list[_Item]) -> bool:
         """Waits for room; False if nobody takes items any more."""
         with self._has_room:
-            self._has_room.wait_for(lambda: self.is_closed or len(self._items) < self._capacity)
+            self._has_room.wait_for(lambda: self._is_closed or len(self._items) < self._capacity)
             self._items.extend(group)
             self._has_news.notify()
-            return not self.is_closed
+            return not self._is_closed
 
     def producer_is_done(self, error: BaseException | None = None) -> None:
-        """Counts a producer out; `error` is raised where items are taken."""
+        """Counts a producer out; `error` is raised where items are taken, after all that were put."""
         with self._has_news:
             self._n_producers -= 1
             self._error = self._error or error
@@ -170,9 +170,9 @@ class _Channel:
         """Up to `n_windows` windows and the clip ends between them; none: nothing yet, or with `wait` the end."""
         with self._has_news:
             if wait:
-                self._has_news.wait_for(lambda: bool(self._items or self._error or not self._n_producers))
-            if self._error is not None:
-                raise self._error
+                self._has_news.wait_for(lambda: bool(self._items or not self._n_producers))
+                if not self._items and self._error is not None:
+                    raise self._error
             taken: list[_Item] = []
             while self._items and (n_windows > 0 or isinstance(self._items[0], _ClipEnd)):
                 taken.append(self._items.popleft())
@@ -184,7 +184,7 @@ class _Channel:
     def close(self) -> None:
         """Lets every producer go."""
         with self._has_room:
-            self.is_closed = True
+            self._is_closed = True
             self._has_room.notify_all()
 
 
@@ -202,6 +202,7 @@ class _Decoders:
         self._inputs = enumerate(inputs)
         self._inputs_lock = threading.Lock()
         self._room_ahead = threading.Semaphore(MAX_CLIPS_AHEAD)
+        self._is_over = False
         self._config = config
         self._options = options
         # Daemons: a thread that blocks in a read of stdin must not keep the process from ending.
@@ -219,9 +220,13 @@ class _Decoders:
     def stop(self) -> None:
         """Ends the threads, in the middle of a clip too."""
         self.channel.close()
-        self._room_ahead.release(len(self._threads))
+        self._begin_no_more()
         for thread in self._threads:
             thread.join(JOIN_SECONDS)
+
+    def _begin_no_more(self) -> None:
+        self._is_over = True
+        self._room_ahead.release(len(self._threads))
 
     def _work(self) -> None:
         try:
@@ -230,6 +235,7 @@ class _Decoders:
                 if not all(map(self.channel.put, _groups(decoder.items(clip, given), self._group_size))):
                     break
         except BaseException as error:  # raised again on the caller's thread
+            self._begin_no_more()
             self.channel.producer_is_done(error)
         else:
             self.channel.producer_is_done()
@@ -237,7 +243,7 @@ class _Decoders:
     def _next_input(self) -> tuple[int, Input] | None:
         self._room_ahead.acquire()
         with self._inputs_lock:
-            return None if self.channel.is_closed else next(self._inputs, None)
+            return None if self._is_over else next(self._inputs, None)
 
 
 def _groups(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
@@ -260,6 +266,8 @@ class _ClipDecoder:
             yield from self._views(clip, given) if self._options.max_windows else self._windows(clip, given)
         except AudioError as error:
             yield _ClipEnd(clip, given.path, error=str(error))
+        except MemoryError:
+            yield _ClipEnd(clip, given.path, error="does not fit into memory while it is decoded")
 
     def _windows(self, clip: int, given: Input) -> Iterator[_Item]:
         hop_seconds = self._options.hop

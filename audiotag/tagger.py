@@ -53,6 +53,8 @@ class Tagger:
         self.options = options or EngineOptions()
         self.model = folder
         self.engine = open_engine(folder, self.options)
+        where = (folder.name, folder.path, self.engine.name, self.engine.device, self.engine.precision)
+        logger.info("model %s at %s, engine %s on %s, precision %s", *where)
 
     @property
     def config(self) -> ModelConfig:
@@ -136,11 +138,8 @@ def open_engine(folder: ModelFolder, options: EngineOptions) -> Engine:
     """
     device = choose_device(options)
     if options.engine == "torch" or device != "cpu":
-        engine = _open_torch(folder, device, options)
-    else:
-        engine = _open_onnx(folder, options)
-    logger.info("engine %s on %s, precision %s", engine.name, engine.device, engine.precision)
-    return engine
+        return _open_torch(folder, device, options)
+    return _open_onnx(folder, options)
 
 
 def choose_device(options: EngineOptions) -> str:

@@ -72,9 +72,11 @@ def test_quiet_says_nothing_of_a_failure_but_its_exit_code(run_audiotag: RunAudi
     assert (ran.code, ran.stderr) == (3, "")
 
 
-def test_verbose_names_the_engine(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:
+def test_verbose_names_the_model_and_the_engine(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, tiny_model_folder: Path
+) -> None:
     ran = run_audiotag("predict", write_wav("a.wav", tone()), "-v", "--device", "cpu")
-    assert ran.stderr == "audiotag: engine onnx on cpu, precision fp32\n"
+    assert ran.stderr == f"audiotag: model tiny at {tiny_model_folder}, engine onnx on cpu, precision fp32\n"
 
 
 def test_json_is_one_object_with_the_run_and_the_results(
@@ -215,7 +217,7 @@ def interrupted_after(arguments: list[str]) -> None:
         [*AUDIOTAG, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stderr is not None
-        assert process.stderr.readline().startswith(b"audiotag: engine onnx")
+        assert process.stderr.readline().startswith(b"audiotag: model tiny at ")
         time.sleep(0.5)
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY_CONFIG, TINY_RATE, chirp, click_train, noise, siren, silence, stereo, tone
+from conftest import TINY_CONFIG, TINY_RATE, chirp, click_train, noise, silence, siren, stereo, tone
 
 import audiotag
 from audiotag.engines import FloatArray
@@ -276,7 +276,7 @@ def test_endless_inputs_are_read_a_bounded_number_ahead(tagger: Tagger, clips: l
     assert len(list(itertools.islice(results, 5))) == 5
     time.sleep(0.3)
     assert n_read <= 5 + MAX_CLIPS_AHEAD + 1
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 def test_results_come_while_the_inputs_are_still_being_found(tagger: Tagger, clips: list[Path]) -> None:
@@ -295,12 +295,23 @@ def test_results_come_while_the_inputs_are_still_being_found(tagger: Tagger, cli
 
 def test_an_error_of_the_inputs_reaches_the_caller(tagger: Tagger, clips: list[Path]) -> None:
     def broken() -> Iterator[Path]:
-        yield clips[0]
+        yield from clips * (MAX_CLIPS_AHEAD // len(clips) + 1)  # so that a thread waits for room
         raise UsageError("the list is gone")
 
     with pytest.raises(UsageError, match="the list is gone"):
         list(tagger.tag_many(broken()))
     assert_no_threads_left()
+
+
+def test_what_came_before_an_error_of_the_inputs_is_not_lost(tagger: Tagger, clips: list[Path]) -> None:
+    def broken() -> Iterator[Path]:
+        yield from clips
+        raise UsageError("the list is gone")
+
+    results = tagger.tag_many(broken())
+    assert [next(results).path for _ in clips] == [str(path) for path in clips]
+    with pytest.raises(UsageError, match="the list is gone"):
+        next(results)
 
 
 def assert_no_threads_left() -> None:
