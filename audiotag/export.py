@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,21 @@ from onnxruntime.quantization import (
 from torch import nn
 
 from audiotag import __version__
-from audiotag.errors import ModelError
-from audiotag.network import AudioRepInceptionNeXt, Block
+from audiotag.audio import open_audio
+from audiotag.config import ModelConfig
+from audiotag.errors import AudioError, DataError, ModelError
+from audiotag.frontend import WindowLogMel
+from audiotag.inputs import Input, find_inputs
+from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, ModelFolder
+from audiotag.network import AudioRepInceptionNeXt, Block, load_fused
+from audiotag.windows import cut_windows
+
+logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
+
+N_CALIBRATION_WINDOWS = 96
+CALIBRATION_BATCH = 8  # windows; the activations of one batch are held at a time
 
 OPSET = 17  # ONNX 1.12: every ONNX Runtime that audiotag allows reads it
 IR_VERSION = 8
@@ -151,10 +163,17 @@ def _run(path: Path, log_mels: FloatArray) -> FloatArray:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Hands calibration batches to ONNX Runtime."""
+    """Hands calibration batches to ONNX Runtime; a range of them where it asks for one (`CalibStridedMinMax`)."""
 
-    def __init__(self, batches: Iterable[FloatArray]) -> None:
+    def __init__(self, batches: Sequence[FloatArray]) -> None:
+        self._all = batches
         self._batches: Iterator[FloatArray] = iter(batches)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._batches = iter(self._all[start_index:end_index])
 
     def get_next(self) -> dict[str, FloatArray] | None:
         batch = next(self._batches, None)
@@ -190,6 +209,8 @@ def _quantise(source: Path, path: Path, batches: list[FloatArray]) -> None:
             str(source), str(path), _Reader(batches), quant_format=QuantFormat.QDQ, per_channel=True,
             reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.Percentile,
+            # One batch at a time, whatever the method: all activations of all batches would be held otherwise.
+            extra_options={"CalibStridedMinMax": 1},
         )  # fmt: skip
 
 
@@ -215,3 +236,58 @@ def _verify_int8(source: Path, path: Path, log_mels: FloatArray, shown: Path) ->
             f"{shown}: int8 logits follow the float32 ones with a correlation of {correlation:.2f} only. "
             "Calibrate with more varied sound"
         )
+
+
+def export_folder(folder: ModelFolder, *, calibrate: Path | None = None) -> None:
+    """Writes a model folder's `onnx/model.onnx` anew from its weights, and the int8 form with audio to calibrate on.
+
+    Raises:
+        ModelError: the weights do not fit, or a file is not what it should be; then it is not written.
+        DataError: `calibrate` holds no audio.
+    """
+    network = load_fused(folder.file(WEIGHTS), folder.config.network)
+    path = folder.path / ONNX
+    path.parent.mkdir(exist_ok=True)
+    export_onnx(network, path, n_frames=folder.config.window.n_frames, n_mels=folder.config.frontend.n_mels)
+    if calibrate is not None:
+        quantise_int8(path, folder.path / ONNX_INT8, calibration_log_mels(calibrate, folder.config))
+
+
+def verify_folder(folder: ModelFolder) -> float:
+    """Holds a model folder's `onnx/model.onnx` to its weights; the largest difference relative to the largest logit.
+
+    Raises:
+        ModelError: a file is missing, or the difference is above `FP32_TOLERANCE`.
+    """
+    network = load_fused(folder.file(WEIGHTS), folder.config.network)
+    window, frontend = folder.config.window, folder.config.frontend
+    return verify_onnx(network, folder.file(ONNX), n_frames=window.n_frames, n_mels=frontend.n_mels)
+
+
+def calibration_log_mels(folder: Path, config: ModelConfig) -> list[FloatArray]:
+    """Batches of log-mels of the audio in a folder: `N_CALIBRATION_WINDOWS` at most, from files spread evenly over it.
+
+    Raises:
+        DataError: no audio in it can be read.
+    """
+    inputs = [found for found in find_inputs([str(folder)]) if isinstance(found, Input)]
+    chosen = inputs[:: max(1, len(inputs) // N_CALIBRATION_WINDOWS)]
+    per_file = -(-N_CALIBRATION_WINDOWS // max(1, len(chosen)))
+    windows = [window for given in chosen for window in _first_windows(given, config, per_file)]
+    if not windows:
+        raise DataError(f"{folder}: holds no audio that can be read. Give another folder to --calibrate")
+    log_mel = WindowLogMel(config.frontend, config.window)
+    kept = windows[:N_CALIBRATION_WINDOWS]
+    return [log_mel(kept[first : first + CALIBRATION_BATCH]) for first in range(0, len(kept), CALIBRATION_BATCH)]
+
+
+def _first_windows(given: Input, config: ModelConfig, n_windows: int) -> list[FloatArray]:
+    assert given.source is not None
+    window = config.window
+    try:
+        with open_audio(given.source, sample_rate=config.frontend.sample_rate) as stream:
+            cut = cut_windows(stream, window=window, hop=window.n_samples)
+            return [each.samples[0] for each in islice(cut, n_windows)]
+    except AudioError as error:
+        logger.warning("%s: left out of the calibration: %s", given.path, error)
+        return []

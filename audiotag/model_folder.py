@@ -97,7 +97,7 @@ def open_model_folder(
     config = _read_json(path / CONFIG)
     preprocessor = _read_json(path / PREPROCESSOR)
     try:
-        model = _model_config(config, preprocessor)
+        model = model_config_from_json(config, preprocessor)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path}: the configuration is not usable: {error}. Fetch or make the model again") from error
     return ModelFolder(path, name or path.resolve().name, revision, model)
@@ -117,7 +117,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _model_config(config: dict[str, Any], preprocessor: dict[str, Any]) -> ModelConfig:
+def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any]) -> ModelConfig:
+    """What `ModelConfig.to_config_dict` and `to_preprocessor_dict` gave, or a Hub repository has, checked.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: something is missing or not allowed.
+    """
     _check_architecture(config)
     labels = _labels(config)
     network = record_from_dict(NetworkConfig, _object(config, "network"), where="network")

@@ -15,6 +15,7 @@ import typer
 from audiotag import __version__
 from audiotag.cli.batch import batch
 from audiotag.cli.bench import bench
+from audiotag.cli.convert import export, fuse
 from audiotag.cli.doctor import doctor
 from audiotag.cli.predict import predict
 from audiotag.cli.train import evaluate, train
@@ -55,6 +56,8 @@ app.command()(predict)
 app.command()(batch)
 app.command()(train)
 app.command()(evaluate)
+app.command()(fuse)
+app.command()(export)
 app.command()(doctor)
 app.command()(bench)
 
