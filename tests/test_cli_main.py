@@ -90,6 +90,26 @@ def test_an_unknown_label_is_exit_2_with_the_nearest_name(tiny_model_folder: Pat
     assert stderr.strip() == "audiotag: error: label 'Sirn': the model does not know it. Did you mean 'Siren'?"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["predict", "empty"], 4, "no inputs"),
+        (["predict", "a.wav", "--out", "nowhere/tags.csv"], 1, "nowhere/tags.csv: cannot be written"),
+        (["predict", "a.wav", "--out", "tags.docx"], 2, "no format has the suffix '.docx'"),
+    ],
+    ids=["no inputs", "unwritable output", "unknown suffix"],
+)
+def test_what_cannot_become_a_run_is_refused_before_anything_heavy(
+    arguments: list[str], code: int, complaint: str, tiny_model_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    ended, stdout, stderr, heavy = run_probe(*arguments, environment={"AUDIOTAG_MODEL": str(tiny_model_folder)})
+    assert (ended, stdout, heavy) == (code, "", [])
+    assert complaint in stderr
+
+
 def test_python_m_audiotag_is_the_same_program() -> None:
     done = subprocess.run([sys.executable, "-m", "audiotag", "-V"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, f"audiotag {audiotag.__version__}\n")
