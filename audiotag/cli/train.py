@@ -52,7 +52,10 @@ def train(
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where log-mels are kept. [default: DIR.training]")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in DIR.")] = False,
+    license: Annotated[
+        str | None, typer.Option(metavar="SPDX", help="Licence of the weights, for the model card.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model on your own labelled clips.
@@ -71,7 +74,10 @@ def train(
 
     options.set_verbosity(quiet=quiet, verbose=False)
     shown = _TrainingLines(quiet=quiet)
-    model = run(data, out, config=config, resume=resume, cache=cache, on_progress=shown.step, on_clip=shown.clip)
+    model = run(
+        data, out, config=config, resume=resume, cache=cache, license=license, on_progress=shown.step,
+        on_clip=shown.clip,
+    )  # fmt: skip
     figures = model.metrics["fp32"]
     typer.echo(f"audiotag: {out}: {len(model.labels)} labels, macro mAP {figures['macro_map']:.3f}, "
                f"top-1 hit rate {figures['top1']:.3f} on {figures['n_clips']} held-out clips", err=True)  # fmt: skip

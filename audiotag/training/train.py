@@ -95,12 +95,13 @@ def train(
     config: TrainConfig,
     resume: bool = False,
     cache: Path | None = None,
+    license: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> ModelConfig:
     """Trains on all folds of `data` but `config.fold`, and writes the model folder `out`.
 
-    Checkpoints are written to `work_folder(out)` at every validation; `resume` goes on from the last one.
+    `license` is the SPDX identifier that the weights are given. Checkpoints are written to `work_folder(out)` at every validation; `resume` goes on from the last one.
 
     Raises:
         DataError: the data cannot be used, or the held-out fold is empty.
@@ -114,7 +115,7 @@ def train(
     learning, held_out = _split(clips, model, fold=config.fold, cache=cache or work, on_clip=on_clip)
     torch.set_flush_denormal(True)
     _Trainer(model, config, learning, held_out, work, on_progress).run(resume=resume)
-    return finish(out, data=data, config=config, cache=cache)
+    return finish(out, data=data, config=config, cache=cache, license=license)
 
 
 def work_folder(out: Path) -> Path:
@@ -387,7 +388,9 @@ def _cut(log_mel: HalfArray, model: ModelConfig) -> list[FloatArray]:
     return [log_mel[start : start + frames].astype(np.float32) for start in starts]
 
 
-def finish(out: Path, *, data: Path, config: TrainConfig, cache: Path | None = None) -> ModelConfig:
+def finish(
+    out: Path, *, data: Path, config: TrainConfig, cache: Path | None = None, license: str | None = None
+) -> ModelConfig:
     """Fuses the best checkpoint, exports, quantises, measures, and writes configs and model card."""
     saved = load_checkpoint(work_folder(out) / BEST_CHECKPOINT)
     clips = read_dataset(data)
@@ -402,7 +405,7 @@ def finish(out: Path, *, data: Path, config: TrainConfig, cache: Path | None = N
     learning, _ = _split(clips, model, fold=config.fold, cache=cache or work_folder(out))
     quantise_int8(out / "onnx/model.onnx", out / "onnx/model_int8.onnx", _calibration(learning, model, config))
     credits = write_credits(out, clips)
-    model = replace(model, provenance=_provenance(data, config, clips, saved, credits))
+    model = replace(model, license=license, provenance=_provenance(data, config, clips, saved, credits))
     write_configs(out, model)
     return measure_model(out, model, [clip for clip in clips if clip.fold == config.fold])
 
