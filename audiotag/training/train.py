@@ -101,7 +101,8 @@ def train(
 ) -> ModelConfig:
     """Trains on all folds of `data` but `config.fold`, and writes the model folder `out`.
 
-    `license` is the SPDX identifier that the weights are given. Checkpoints are written to `work_folder(out)` at every validation; `resume` goes on from the last one.
+    `license` is the SPDX identifier that the weights are given. Checkpoints are written to `work_folder(out)` at every
+    validation; `resume` goes on from the last one.
 
     Raises:
         DataError: the data cannot be used, or the held-out fold is empty.
