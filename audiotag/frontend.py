@@ -7,6 +7,7 @@ an engine takes what comes out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +51,11 @@ class LogMel:
     def __init__(self, config: FrontEndConfig) -> None:
         self.config = config
         phase = 2 * np.pi * np.arange(config.win_length) / config.win_length
-        # Written out: importing scipy.signal costs more than the rest of a start together.
-        self._hann = (0.5 - 0.5 * np.cos(phase)).astype(np.float32)  # periodic
+        # Written out: importing scipy.signal costs more than the rest of a start together. The transform's precision
+        # follows the window's: where the rounding of a loud frame in float32 would show above the offset, float64.
+        loud = config.win_length * np.finfo(np.float32).eps
+        precision = np.float64 if loud > config.log_offset else np.float32
+        self._hann: npt.NDArray[Any] = (0.5 - 0.5 * np.cos(phase)).astype(precision)
         self._filterbank = scipy.sparse.csr_array(mel_filterbank(config))
 
     def __call__(self, waveforms: FloatArray) -> FloatArray:
@@ -66,7 +70,7 @@ class LogMel:
         log_mels = np.log(mels + np.float32(self.config.log_offset))
         return np.ascontiguousarray(log_mels).reshape(n_waveforms, n_frames, self.config.n_mels)
 
-    def _frames(self, waveforms: FloatArray, n_frames: int) -> FloatArray:
+    def _frames(self, waveforms: FloatArray, n_frames: int) -> npt.NDArray[Any]:
         # The window's first sample lies (n_fft - win_length) // 2 into the n_fft samples, which begin n_fft // 2
         # before the waveform.
         before = self.config.n_fft // 2 - (self.config.n_fft - self.config.win_length) // 2
@@ -76,8 +80,9 @@ class LogMel:
         frames = np.lib.stride_tricks.sliding_window_view(padded, win, axis=1)[:, : n_frames * hop : hop]
         return np.asarray((frames * self._hann).reshape(-1, win))
 
-    def _magnitudes(self, frames: FloatArray) -> FloatArray:
-        magnitudes: FloatArray = np.abs(scipy.fft.rfft(frames, n=self.config.n_fft, axis=1))
+    def _magnitudes(self, frames: npt.NDArray[Any]) -> FloatArray:
+        spectra = scipy.fft.rfft(frames, n=self.config.n_fft, axis=1)
+        magnitudes: FloatArray = np.abs(spectra).astype(np.float32, copy=False)
         return magnitudes
 
 

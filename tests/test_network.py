@@ -1,0 +1,104 @@
+"""The network in its two forms: the same function, with nothing of training left in the fused one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from audiotag.config import NetworkConfig
+from audiotag.errors import ModelError
+from audiotag.network import AudioRepInceptionNeXt, MultiBranchConv, fuse, initialise, load_fused, save_fused
+
+PUBLISHED = NetworkConfig(n_labels=309)
+TINY = NetworkConfig(n_labels=5, width=4, depths=(1, 2, 1, 1), kernel_sizes=(7, 5, 3))
+
+# Rounding of one dtype, relative to the largest logit; fusing reorders sums and nothing else.
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+def randomised(config: NetworkConfig, *, seed: int = 0) -> AudioRepInceptionNeXt:
+    """A network whose BatchNorms are far from the identity; `initialise` alone would switch the blocks off."""
+    torch.manual_seed(seed)
+    network = AudioRepInceptionNeXt(config).eval()
+    initialise(network)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.2, 0.6)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.uniform_(-0.3, 0.3)
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("config", "frames", "mels"), [(TINY, 75, 33), (PUBLISHED, 96, 64)], ids=["tiny", "published"])
+def test_fused_form_is_the_same_function(config: NetworkConfig, frames: int, mels: int, dtype: torch.dtype) -> None:
+    network = randomised(config).to(dtype)
+    x = torch.randn(2, 1, frames, mels, dtype=dtype)
+    with torch.no_grad():
+        expected, found = network(x), fuse(network)(x)
+    assert expected.std() > 0
+    assert (found - expected).abs().max() <= TOLERANCES[dtype] * expected.abs().max()
+
+
+def test_nothing_of_training_is_left_in_the_fused_form() -> None:
+    fused = fuse(randomised(TINY))
+    assert not any(isinstance(module, nn.BatchNorm2d | MultiBranchConv) for module in fused.modules())
+    assert all(module.bias is not None for module in fused.modules() if isinstance(module, nn.Conv2d))
+    n_convolutions = sum(isinstance(module, nn.Conv2d) for module in fused.modules())
+    assert n_convolutions == 1 + 5 * sum(TINY.depths) + 3  # stem, blocks, a shortcut where a stage changes shape
+
+
+def test_fusing_leaves_the_network_as_it_was_and_a_fused_one_alone() -> None:
+    network = randomised(TINY)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fused = fuse(network)
+    torch.testing.assert_close(dict(network.state_dict()), before, rtol=0, atol=0)
+    torch.testing.assert_close(dict(fuse(fused).state_dict()), dict(fused.state_dict()), rtol=0, atol=0)
+
+
+def test_published_size_has_the_published_parameters() -> None:
+    with torch.device("meta"):
+        network = AudioRepInceptionNeXt(PUBLISHED)
+    fused = fuse(network)
+    assert sum(p.numel() for p in network.parameters()) == 11_834_869
+    assert sum(p.numel() for p in fused.parameters()) == 11_667_765
+
+
+def test_published_size_costs_the_published_operations() -> None:
+    # The authors' 2.5285 GMACs of their merged form, which is what remains of ours: the identities cost no product.
+    assert PUBLISHED.n_macs(512, 128) / 1e9 == pytest.approx(2.5285, abs=1e-4)
+
+
+def test_an_untrained_block_is_its_shortcut() -> None:
+    network = AudioRepInceptionNeXt(TINY).eval()
+    initialise(network)
+    block = network.stages[0][0]  # type: ignore[index]
+    x = torch.rand(2, 4, 9, 7)
+    torch.testing.assert_close(block(x), x)
+
+
+def test_weights_survive_a_file(tmp_path: Path) -> None:
+    fused = fuse(randomised(TINY))
+    save_fused(fused, tmp_path / "model.safetensors")
+    loaded = load_fused(tmp_path / "model.safetensors", TINY)
+    torch.testing.assert_close(dict(loaded.state_dict()), dict(fused.state_dict()), rtol=0, atol=0)
+
+
+def test_a_file_that_does_not_fit_names_the_tensor(tmp_path: Path) -> None:
+    save_fused(fuse(randomised(TINY)), tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"'head.weight' has shape \[5, 32\], the configuration wants \[6, 32\]"):
+        load_fused(tmp_path / "model.safetensors", NetworkConfig(n_labels=6, width=4, depths=(1, 2, 1, 1),
+                                                                 kernel_sizes=(7, 5, 3)))  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 64])
+def test_a_file_that_is_no_safetensors_is_a_model_error(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
+        load_fused(tmp_path / "model.safetensors", TINY)

@@ -1,0 +1,77 @@
+"""Logits to scores to tags: probabilities, pooling that knows no batches, and the order of tags."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from audiotag.config import HeadConfig, ModelConfig
+from audiotag.scores import ScorePool, TagSelection, to_scores, top_tags
+
+
+@pytest.fixture
+def two_heads(tiny_config: ModelConfig) -> ModelConfig:
+    """Five labels, two of them verbs."""
+    return replace(
+        tiny_config, network=replace(tiny_config.network, n_labels=5), labels=("a", "b", "c", "d", "e"), thresholds=(),
+        activation="softmax", heads=(HeadConfig(name="verb", size=2), HeadConfig(name="noun", size=3)),
+    )  # fmt: skip
+
+
+def test_softmax_adds_up_to_one_in_each_head(two_heads: ModelConfig) -> None:
+    logits = np.random.default_rng(0).normal(0, 50, (7, 5)).astype(np.float32)
+    scores = to_scores(logits, two_heads)
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores[:, :2].sum(axis=1), 1.0)
+    np.testing.assert_allclose(scores[:, 2:].sum(axis=1), 1.0)
+    np.testing.assert_allclose(np.log(scores[:, 0] / scores[:, 1]), logits[:, 0] - logits[:, 1], atol=1e-4)
+
+
+def test_sigmoid_scores_each_label_by_itself(tiny_config: ModelConfig) -> None:
+    logits = np.array([[0.0, 1e4, -1e4]], np.float32)
+    np.testing.assert_allclose(to_scores(logits, tiny_config), [[0.5, 1.0, 0.0]])
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "max"])
+def test_a_pool_is_numpys(aggregate: str) -> None:
+    rows = np.random.default_rng(1).random((9, 4))
+    pool = ScorePool(aggregate)  # type: ignore[arg-type]
+    assert pool.result() is None
+    for row in rows:
+        pool.add(row)
+    np.testing.assert_allclose(pool.result(), getattr(rows, aggregate)(axis=0), rtol=1e-15)  # type: ignore[arg-type]
+    assert pool.n_windows == 9
+
+
+def test_a_pool_leaves_the_rows_alone_and_refuses_other_words() -> None:
+    row = np.array([0.25, 0.5])
+    pool = ScorePool("mean")
+    pool.add(row)
+    pool.add(row)
+    np.testing.assert_array_equal(row, [0.25, 0.5])
+    with pytest.raises(ValueError, match="not 'median'"):
+        ScorePool("median")  # type: ignore[arg-type]
+
+
+def test_tags_are_highest_first_head_by_head_and_equals_in_label_order(two_heads: ModelConfig) -> None:
+    scores = np.array([0.3, 0.7, 0.2, 0.4, 0.4])
+    tags = top_tags(scores, two_heads, TagSelection(top_k=2))
+    assert [(tag.head, tag.label) for tag in tags] == [("verb", "b"), ("verb", "a"), ("noun", "d"), ("noun", "e")]
+
+
+def test_top_k_of_zero_is_all(two_heads: ModelConfig) -> None:
+    assert len(top_tags(np.zeros(5), two_heads, TagSelection(top_k=0))) == 5
+
+
+def test_the_threshold_is_the_models_unless_one_is_given(tiny_config: ModelConfig) -> None:
+    config = replace(tiny_config, thresholds=(0.5, 0.1, 0.1))
+    scores = np.array([0.4, 0.1, 0.05])
+    assert [tag.label for tag in top_tags(scores, config, TagSelection())] == [config.labels[1]]
+    assert len(top_tags(scores, config, TagSelection(threshold=0.05))) == 3
+
+
+def test_only_the_labels_asked_for_become_tags(two_heads: ModelConfig) -> None:
+    tags = top_tags(np.arange(5.0), two_heads, TagSelection(labels=(0, 4)))
+    assert [tag.label for tag in tags] == ["a", "e"]
