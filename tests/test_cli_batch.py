@@ -1,0 +1,399 @@
+"""`audiotag batch` as a person, a script and a pipe see it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Ran, chirp, noise, siren, stereo, tone
+
+from audiotag.cli.batch import batch, resume_command
+from audiotag.options import EngineOptions, TagOptions
+
+RunAudiotag = Callable[..., Ran]
+WriteWav = Callable[..., Path]
+
+AUDIOTAG = f"{shlex.quote(sys.executable)} -m audiotag"
+SUMMARY = re.compile(r"(\d+) ok, (\d+) empty, (\d+) failed; [\d.]+ h of audio, [\d,.]+ x real time")
+
+
+@pytest.fixture(autouse=True)
+def _tiny_model(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AUDIOTAG_MODEL", str(tiny_model_folder))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def sounds(write_wav: WriteWav, tmp_path: Path) -> Path:
+    """Four inputs in two folders with two names, of which one is broken."""
+    write_wav("in/a.wav", tone())
+    write_wav("in/sub/a.wav", chirp())
+    write_wav("in/sub/z.wav", siren())
+    (tmp_path / "in" / "broken.mp3").write_text("these are notes, not sound\n" * 50)
+    return tmp_path / "in"
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command.replace("audiotag", AUDIOTAG)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def last_line(ran: Ran) -> str:
+    return ran.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("record", [TagOptions, EngineOptions])
+def test_the_command_line_has_the_library_s_defaults(record: Any) -> None:
+    defaults = {name: parameter.default for name, parameter in signature(batch).parameters.items()}
+    for field in fields(record):
+        found = defaults[field.name]
+        assert (tuple(found) if isinstance(found, list) else found) == getattr(record(), field.name), field.name
+
+
+# --- accounting and exit codes ---
+
+
+def test_a_folder_is_tagged_in_order_and_every_input_counted(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
+) -> None:
+    ran = run_audiotag("batch", "in", "--out", "out.ndjson", "-t", "0")
+    assert (ran.code, ran.stdout) == (3, "")
+    records = [json.loads(line) for line in (tmp_path / "out.ndjson").read_text().splitlines()]
+    assert [(record["path"], record["status"]) for record in records] == [
+        ("in/a.wav", "ok"), ("in/broken.mp3", "failed"), ("in/sub/a.wav", "ok"), ("in/sub/z.wav", "ok"),
+    ]  # fmt: skip
+    summary = SUMMARY.fullmatch(last_line(ran))
+    assert summary is not None
+    assert summary.groups() == ("3", "0", "1")
+
+
+def test_without_failures_the_exit_code_is_0(run_audiotag: RunAudiotag, sounds: Path) -> None:
+    ran = run_audiotag("batch", "in/a.wav", "in/sub", "-t", "1")
+    assert ran.code == 0
+    assert [json.loads(line)["status"] for line in ran.stdout.splitlines()] == ["empty"] * 3
+    assert last_line(ran).startswith("0 ok, 3 empty, 0 failed; 0.0008 h of audio, ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["in", "--model", "nowhere", "--offline"], 1, "nowhere"),
+        (["in", "--out", "missing/out.csv"], 1, "there is no folder missing. Make it first"),
+        (["in", "--out", "in", "-f", "csv"], 1, "in: is a folder. Choose a file"),
+        (["in", "--strict"], 1, "in/broken.mp3: not decodable"),
+        ([], 2, "no INPUT was given"),
+        (["in", "--out", "out.xyz"], 2, "no format has the suffix"),
+        (["in", "--resume"], 2, "there is no file without --out"),
+        (["in", "--overwrite", "--resume", "-o", "a.csv"], 2, "contradict each other"),
+        (["in", "--include-labels", "Sirn"], 2, "Did you mean 'Siren'?"),
+        (["--files-from", "no list"], 2, "list of files no list"),
+        (["in", "--include", "*.ogg"], 4, "no inputs"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_run_is_one_line_and_its_exit_code(
+    run_audiotag: RunAudiotag, sounds: Path, arguments: list[str], code: int, complaint: str
+) -> None:
+    ran = run_audiotag("batch", *arguments)
+    assert ran.code == code
+    assert ran.stderr.startswith("audiotag: error: ")
+    assert complaint in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+def test_strict_stops_at_the_first_failure_and_can_be_resumed(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
+) -> None:
+    assert run_audiotag("batch", "in", "--out", "out.csv", "--strict").code == 1
+    assert "broken" not in (tmp_path / "out.csv").read_text()
+    assert run_audiotag("batch", "in", "--out", "out.csv", "--resume").code == 3
+    assert run_audiotag("batch", "in", "--out", "whole.csv").code == 3
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_failures_are_told_with_their_path_and_quiet_tells_nothing(run_audiotag: RunAudiotag, sounds: Path) -> None:
+    ran = run_audiotag("batch", "in")
+    assert ran.stderr.startswith("audiotag: warning: in/broken.mp3: not decodable")
+    assert run_audiotag("batch", "in", "-q").stderr == ""
+
+
+def test_each_channel_has_its_record_and_the_input_counts_once(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, tmp_path: Path
+) -> None:
+    write_wav("in/one.wav", tone())
+    write_wav("in/two.wav", stereo(tone(), siren()))
+    ran = run_audiotag("batch", "in", "--channels", "each", "-t", "0", "--out", "out.ndjson")
+    assert last_line(ran).startswith("2 ok, 0 empty, 0 failed;")
+    records = [json.loads(line) for line in (tmp_path / "out.ndjson").read_text().splitlines()]
+    assert [(record["path"], record["channel"]) for record in records] == [
+        ("in/one.wav", 0), ("in/two.wav", 0), ("in/two.wav", 1),
+    ]  # fmt: skip
+
+
+# --- the file ---
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.json", "out.parquet"])
+def test_a_file_that_exists_is_kept_unless_told_otherwise(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("precious")
+    ran = run_audiotag("batch", "in", "--out", name)
+    assert (ran.code, (tmp_path / name).read_text()) == (1, "precious")
+    assert run_audiotag("batch", "in", "--out", name, "--resume").code == 1
+    assert (tmp_path / name).read_text() == "precious"
+    assert run_audiotag("batch", "in", "--out", name, "--overwrite").code == 3
+    assert b"broken.mp3" in (tmp_path / name).read_bytes()
+    assert {path.name for path in tmp_path.glob("out*")} == {name, f"{name}.run.json"}
+
+
+def test_provenance_says_what_made_the_file(run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path) -> None:
+    run_audiotag("batch", "in", "--out", "out.csv", "--hop", "0.25")
+    told = json.loads((tmp_path / "out.csv.run.json").read_text())
+    assert list(told) == [
+        "audiotag", "format", "with_header", "started", "finished", "inputs", "seconds_of_audio"
+    ]  # fmt: skip
+    assert told["inputs"] == {"ok": 3, "empty": 0, "failed": 1}
+    assert told["audiotag"]["parameters"]["hop"] == 0.25
+    assert {"engine", "device", "precision"} < set(told["audiotag"]["parameters"])
+
+
+def test_the_envelope_and_the_header_are_the_provenance_s(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
+) -> None:
+    run_audiotag("batch", "in", "--out", "out.json")
+    run_audiotag("batch", "in", "--out", "out.ndjson", "--header")
+    told = json.loads((tmp_path / "out.json.run.json").read_text())["audiotag"]
+    assert json.loads((tmp_path / "out.json").read_text())["audiotag"] == told
+    assert json.loads((tmp_path / "out.ndjson").read_text().splitlines()[0]) == {"audiotag": told}
+
+
+def test_resume_of_a_finished_run_does_nothing_and_says_so(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
+) -> None:
+    run_audiotag("batch", "in", "--out", "out.csv")
+    before = (tmp_path / "out.csv").read_bytes()
+    ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume")
+    assert (ran.code, (tmp_path / "out.csv").read_bytes()) == (3, before)
+    assert last_line(ran).startswith("3 ok, 0 empty, 1 failed;")
+    ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume", "-k", "1")
+    assert (ran.code, "top_k was 5, is 1" in ran.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ndjson", "json"])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav, suffix: str
+) -> None:
+    for number in range(20):
+        write_wav(f"in/more/{number}.wav", tone(seconds=0.1))
+    # A limit on the size of files stands for the disk: the same write fails in the same place.
+    limited = shell(f"ulimit -f 2; trap '' XFSZ; audiotag batch in --out out.{suffix} -q -t 0")
+    assert limited.returncode == 1
+    assert re.fullmatch(r"audiotag: error: out\.\w+: cannot be written: File too large\. Free .*\n", limited.stderr)
+    assert run_audiotag("batch", "in", "--out", f"out.{suffix}", "-t", "0", "--resume").code == 3
+    assert run_audiotag("batch", "in", "--out", f"whole.{suffix}", "-t", "0").code == 3
+    assert (tmp_path / f"out.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+
+
+# --- lists and pipes ---
+
+
+def test_find_print0_to_batch_to_jq(sounds: Path) -> None:
+    done = shell("find in -name '*.wav' -print0 | sort -z | audiotag batch --files-from - -0 -f ndjson | jq -r .path")
+    assert (done.returncode, done.stdout) == (0, "in/a.wav\nin/sub/a.wav\nin/sub/z.wav\n")
+
+
+def test_head_is_a_quiet_success(sounds: Path) -> None:
+    done = shell("audiotag batch in -f csv -q | head -1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "path,status,start,end,channel,rank,label,score,error\n"
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"NO_COLOR": "1", "FORCE_COLOR": ""}, {"TERM": "dumb"}], ids=["pipe", "NO_COLOR", "dumb"]
+)
+def test_no_colour_and_no_bar_off_a_terminal(sounds: Path, environment: dict[str, str]) -> None:
+    done = shell("audiotag batch in -f table", **environment)
+    assert done.returncode == 3
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\r" not in done.stderr
+
+
+def test_force_color_colours_the_table_of_a_pipe(sounds: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    done = subprocess.run(
+        [sys.executable, "-m", "audiotag", "batch", "in", "-f", "table", "-q"],
+        capture_output=True, text=True, timeout=60, env={**environment, "FORCE_COLOR": "1", "TERM": "xterm"},
+    )  # fmt: skip
+    assert "\x1b[" in done.stdout
+    assert done.stderr == ""
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit code of a run whose stderr is a terminal, and what the terminal was sent."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "audiotag", *arguments], stdout=subprocess.DEVNULL, stderr=slave,
+        env={**os.environ, "TERM": "xterm", **environment},
+    )  # fmt: skip
+    os.close(slave)
+    sent = b""
+    try:
+        while block := os.read(master, 4096):
+            sent += block
+    except OSError:  # Linux says so when the other end is closed
+        pass
+    os.close(master)
+    return process.wait(timeout=60), sent.decode()
+
+
+def test_a_terminal_gets_a_bar_and_the_summary_last(sounds: Path) -> None:
+    code, sent = on_a_terminal("batch", "in", "--out", "out.csv")
+    assert code == 3
+    assert "x real time" in sent
+    assert "\x1b[?25l" in sent, "the bar hides the cursor"
+    assert SUMMARY.fullmatch(sent.splitlines()[-1].removeprefix("\x1b[?25h"))
+
+
+@pytest.mark.parametrize(("arguments", "term"), [(["--no-progress"], "xterm"), (["-q"], "xterm"), ([], "dumb")])
+def test_a_terminal_gets_no_bar_where_none_is_wanted(sounds: Path, arguments: list[str], term: str) -> None:
+    _, sent = on_a_terminal("batch", "in", "--out", "out.csv", *arguments, TERM=term)
+    assert "\x1b" not in sent
+
+
+def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
+) -> None:
+    (sounds / "notes.txt").write_text("notes")
+    ran = run_audiotag("batch", "in", "--dry-run", "--out", "out.csv")
+    *lines, total = ran.stdout.splitlines()
+    assert ran.code == 0
+    assert lines[0] == "tag   in/a.wav  1.000 s"
+    assert lines[1].startswith("tag   in/broken.mp3  cannot be read: not decodable")
+    assert lines[2] == "skip  in/notes.txt  not a suffix of audio or video: .txt"
+    assert re.fullmatch(r"4 inputs, 0\.0008 h, 0\.1 MB; 1 skipped; about 0:00:0\d to tag", total)
+    assert not (tmp_path / "out.csv").exists()
+
+
+# --- Ctrl-C ---
+
+
+def test_ctrl_c_ends_within_2_seconds_with_the_line_that_resumes(write_wav: WriteWav, tmp_path: Path) -> None:
+    for number in range(20):
+        write_wav(f"in/{number:02d} x.wav", noise(seconds=0.5, seed=number))
+    write_wav("in/99 long.wav", noise(seconds=1200.0), subtype="PCM_16")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "audiotag", "batch", "in", "--out", "my tags.csv", "--workers", "1"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    journal = tmp_path / "my tags.csv.journal"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 6:
+        assert process.poll() is None
+        time.sleep(0.005)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert time.monotonic() - begun < 2.0
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    command = next(line for line in stderr.splitlines() if "Go on with: " in line).partition("Go on with: ")[2]
+    assert command == "audiotag batch in --out 'my tags.csv' --workers 1 --resume"
+    n_done = len({row["path"] for row in csv.DictReader((tmp_path / "my tags.csv").open())})
+    assert n_done >= 5
+    (tmp_path / "in" / "99 long.wav").unlink()
+    assert shell(command).returncode == 0
+    assert shell("audiotag batch in --out whole.csv").returncode == 0
+    assert (tmp_path / "my tags.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["batch", "a", "-o", "b.csv"], b"audiotag batch a -o b.csv --resume"),
+        (["batch", "a", "--overwrite", "-o", "b.csv"], b"audiotag batch a -o b.csv --resume"),
+        (["batch", "-o", "b.csv", "--resume", "--", "-a"], b"audiotag batch -o b.csv --resume -- -a"),
+        (["batch", "a b\udcff", "-o", "b"], b"audiotag batch 'a b\xff' -o b --resume"),
+    ],
+)
+def test_the_command_that_resumes(arguments: list[str], command: bytes) -> None:
+    assert resume_command(arguments) == command
+
+
+# --- odd names ---
+
+GOOD_NAMES = (
+    b"with space.wav", b"new\nline.wav", b'quo"te.wav', b"it's.wav", b"com,ma.wav", b"ta\tb.wav", b"-dash.wav",
+    "\N{DOG FACE}.wav".encode(), b"not utf-8 \xff\xfe.wav", b"[red].wav", b"10 ms.wav", b"silent.wav",
+)  # fmt: skip
+BAD_NAMES = (b"empty.wav", b"header only.wav", b"text.wav", b"locked.wav")
+
+
+@pytest.fixture
+def odd_folder(write_wav: WriteWav, tmp_path: Path) -> Path:
+    """Everything that a folder of months of recordings may hold; the loop and the links are below it."""
+    folder = tmp_path / "odd"
+    whole = write_wav("sound.wav", tone(seconds=0.2), subtype="PCM_16").read_bytes()
+    short = write_wav("short.wav", tone(seconds=0.01), subtype="PCM_16").read_bytes()
+    silent = write_wav("silent.wav", 0 * tone(seconds=0.2), subtype="PCM_16").read_bytes()
+    folder.mkdir()
+    contents = dict.fromkeys(GOOD_NAMES, whole) | {
+        b"10 ms.wav": short, b"silent.wav": silent, b"truncated.wav": whole[: len(whole) // 2], b"empty.wav": b"",
+        b"header only.wav": whole[:44], b"text.wav": b"no sound\n" * 30, b"locked.wav": whole,
+    }  # fmt: skip
+    for name, content in contents.items():
+        (folder / os.fsdecode(name)).write_bytes(content)
+    (folder / "locked.wav").chmod(0)
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "dangling.wav").symlink_to("nowhere.wav")
+    (folder / "loop").symlink_to(".")
+    (folder / "loop.wav").symlink_to("loop.wav")
+    return folder
+
+
+def paths_in(data: bytes, name: str) -> list[str]:
+    """The path of each result of an output, once for neighbouring rows."""
+    if name == "json":
+        return [result["path"] for result in json.loads(data)["results"]]
+    if name == "ndjson":
+        return [json.loads(line)["path"] for line in data.splitlines()]
+    text = io.StringIO(data.decode("utf-8", "surrogateescape"), newline="")
+    rows = csv.DictReader(text, delimiter="," if name == "csv" else "\t")
+    return list(dict.fromkeys(row["path"] for row in rows))
+
+
+@pytest.mark.parametrize("name", ["csv", "tsv", "json", "ndjson"])
+def test_an_odd_folder_is_accounted_for_name_by_name(
+    run_audiotag: RunAudiotag, odd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(odd_folder)
+    out = tmp_path / f"out.{name}"
+    ran = run_audiotag("batch", ".", "dangling.wav", "loop.wav", "nowhere.wav", "--out", out)
+    assert ran.code == 3
+    expected = {os.fsdecode(each) for each in (*GOOD_NAMES, *BAD_NAMES, b"truncated.wav")}
+    expected |= {"dangling.wav", "loop.wav", "nowhere.wav"}  # named outright; the pipe is skipped
+    data = out.read_bytes()
+    assert Counter(paths_in(data, name)) == Counter(expected)
+    n_failed = len(BAD_NAMES) + 3 - (os.geteuid() == 0)  # nothing is locked for root
+    assert last_line(ran).startswith(f"{len(expected) - n_failed} ok, 0 empty, {n_failed} failed;")
+    if "json" in name:
+        subprocess.run(["jq", "-e", "."], input=data, check=True, capture_output=True, timeout=30)
+    elif name == "csv":
+        assert b"\nnot utf-8 \xff\xfe.wav,ok," in data
