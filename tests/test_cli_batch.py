@@ -316,8 +316,7 @@ def test_ctrl_c_ends_within_2_seconds_with_the_line_that_resumes(write_wav: Writ
     assert "Traceback" not in stderr
     command = next(line for line in stderr.splitlines() if "Go on with: " in line).partition("Go on with: ")[2]
     assert command == "audiotag batch in --out 'my tags.csv' --workers 1 --resume"
-    n_done = len({row["path"] for row in csv.DictReader((tmp_path / "my tags.csv").open())})
-    assert n_done >= 5
+    assert len(set(paths_in((tmp_path / "my tags.csv").read_bytes(), "csv"))) >= 5
     (tmp_path / "in" / "99 long.wav").unlink()
     assert shell(command).returncode == 0
     assert shell("audiotag batch in --out whole.csv").returncode == 0
