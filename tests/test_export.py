@@ -1,0 +1,137 @@
+"""A network as ONNX: the same logits, the same bytes every time, and nothing left where something is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import soundfile
+import torch
+from conftest import Ran, chirp, noise, siren
+
+from audiotag.config import ModelConfig, NetworkConfig
+from audiotag.errors import DataError, ModelError
+from audiotag.export import FP32_TOLERANCE, calibration_log_mels, export_onnx, quantise_int8, verify_folder, verify_onnx
+from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, open_model_folder, write_configs
+from audiotag.network import AudioRepInceptionNeXt, fuse, save_fused
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def folder(tiny_config: ModelConfig, tiny_network: Any, tmp_path: Path) -> Path:
+    """A model folder without ONNX files, as some Hub repositories are."""
+    write_configs(tmp_path / "model", tiny_config)
+    save_fused(fuse(tiny_network), tmp_path / "model" / WEIGHTS)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
+    """A folder of audio, with something that is none."""
+    (tmp_path / "sounds").mkdir()
+    for name, samples in {"chirp": chirp(seconds=2.0), "noise": noise(seconds=2.0), "siren": siren()}.items():
+        soundfile.write(tmp_path / "sounds" / f"{name}.wav", samples, 8000)
+    (tmp_path / "sounds" / "broken.wav").write_bytes(b"RIFF")
+    return tmp_path / "sounds"
+
+
+def logits_of(path: Path, log_mels: Any) -> Any:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"log_mel": log_mels})[0]
+
+
+@pytest.mark.parametrize("config", [
+    NetworkConfig(n_labels=3, width=4, depths=(1, 1, 1, 1), kernel_sizes=(7, 3)),
+    NetworkConfig(n_labels=2, width=2, depths=(2, 1), kernel_sizes=(5,)),
+], ids=["tiny", "two stages"])  # fmt: skip
+@pytest.mark.parametrize("size", [(33, 16), (20, 21)])
+def test_onnx_gives_torchs_logits_for_any_batch(config: NetworkConfig, size: tuple[int, int], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = fuse(AudioRepInceptionNeXt(config))
+    export_onnx(network, tmp_path / "model.onnx", n_frames=size[0], n_mels=size[1])
+    for n in (1, 5):
+        log_mels = np.random.default_rng(n).normal(size=(n, 1, *size)).astype(np.float32)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(log_mels)).numpy()
+        np.testing.assert_allclose(logits_of(tmp_path / "model.onnx", log_mels), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_file_is_the_same_every_time_and_holds_nothing_but_the_network(tiny_network: Any, tmp_path: Path) -> None:
+    fused = fuse(tiny_network)
+    for name in ("a.onnx", "b.onnx"):
+        export_onnx(fused, tmp_path / name, n_frames=40, n_mels=16)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a.onnx", "b.onnx"]
+    kinds = {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
+    assert kinds == {"Conv", "Relu", "Add", "MaxPool", "GlobalAveragePool", "Flatten", "Gemm"}
+
+
+def test_a_file_that_is_another_network_is_not_verified(tiny_network: Any, tmp_path: Path) -> None:
+    fused = fuse(tiny_network)
+    export_onnx(fused, tmp_path / "model.onnx", n_frames=40, n_mels=16)
+    assert verify_onnx(fused, tmp_path / "model.onnx", n_frames=40, n_mels=16) <= FP32_TOLERANCE
+    with torch.no_grad():
+        fused.head.bias += 10.0
+    with pytest.raises(ModelError, match="differ from torch's"):
+        verify_onnx(fused, tmp_path / "model.onnx", n_frames=40, n_mels=16)
+
+
+def test_weights_that_are_no_numbers_leave_no_file(tiny_network: Any, tmp_path: Path) -> None:
+    fused = fuse(tiny_network)
+    with torch.no_grad():
+        fused.head.bias += torch.nan
+    with pytest.raises(ModelError):
+        export_onnx(fused, tmp_path / "model.onnx", n_frames=40, n_mels=16)
+    assert os.listdir(tmp_path) == []
+
+
+def test_export_writes_and_verifies_both_files(folder: Path, sounds: Path, run_audiotag: Run) -> None:
+    ran = run_audiotag("export", folder, "--int8", "--calibrate", sounds)
+    assert (ran.code, ran.stdout) == (0, ""), ran.stderr
+    assert "left out of the calibration" in ran.stderr
+    assert verify_folder(open_model_folder(folder)) <= FP32_TOLERANCE
+    assert run_audiotag("export", folder, "--verify").code == 0
+    batches = calibration_log_mels(sounds, open_model_folder(folder).config)
+    exact, quantised = (np.concatenate([logits_of(folder / name, batch) for batch in batches])
+                        for name in (ONNX, ONNX_INT8))  # fmt: skip
+    assert np.corrcoef(exact.ravel(), quantised.ravel())[0, 1] > 0.98
+
+
+def test_int8_weights_are_quantised_channel_by_channel(folder: Path, sounds: Path, run_audiotag: Run) -> None:
+    run_audiotag("export", folder, "--int8", "--calibrate", sounds)
+    graph = onnx.load(folder / ONNX_INT8).graph
+    scales = [weight for weight in graph.initializer if weight.name.endswith("time.weight_scale")]
+    assert scales
+    assert all(weight.dims[0] > 1 for weight in scales)
+
+
+def test_verify_writes_nothing(folder: Path, run_audiotag: Run) -> None:
+    ran = run_audiotag("export", folder, "--verify")
+    assert ran.code == 1
+    assert "onnx/model.onnx is missing. Run `audiotag export" in ran.stderr
+    assert not (folder / ONNX).exists()
+
+
+@pytest.mark.parametrize(("arguments", "code"), [
+    (["--int8"], 2), (["--calibrate", "."], 2), (["--int8", "--calibrate", "nowhere"], 1),
+    (["--verify", "--int8", "--calibrate", "."], 2),
+])  # fmt: skip
+def test_options_that_do_not_go_together_are_refused(
+    arguments: list[str], code: int, folder: Path, run_audiotag: Run
+) -> None:
+    ran = run_audiotag("export", folder, *arguments)
+    assert (ran.code, ran.stderr.count("\n")) == (code, 1)
+
+
+def test_int8_without_sound_is_refused(folder: Path, tiny_config: ModelConfig, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no audio"):
+        calibration_log_mels(tmp_path / "empty", tiny_config)
+    with pytest.raises(ModelError, match="needs log-mels of real sound"):
+        quantise_int8(folder / ONNX, folder / ONNX_INT8, [])
