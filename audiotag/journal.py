@@ -11,9 +11,11 @@ that cannot be appended to (JSON, Parquet) are made then too, from FILE.journal.
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
+import stat
 import time
 import zlib
 from array import array
@@ -21,7 +23,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from io import BytesIO
+from io import BytesIO, StringIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -327,7 +330,10 @@ class JournaledFile:
 
 
 def read_finished(path: Path, *, form: str, header: Mapping[str, Any], with_header: bool) -> dict[str, Any] | None:
-    """The provenance of an output that is finished already, or None.
+    """The provenance of an output that is finished and cannot be added to, or None.
+
+    What can be added to gets a journal again, made from its records; an input that was changed after the run began is
+    done again, for nobody knows which of its versions was read.
 
     Raises:
         OutputError: it was made by something else, or with other parameters.
@@ -336,12 +342,77 @@ def read_finished(path: Path, *, form: str, header: Mapping[str, Any], with_head
         return None
     try:
         was = json.loads(provenance_path(path).read_text(encoding="utf-8"))
-        was = {**was, "header": was["audiotag"]}
+        fingerprint = {**_fingerprint(form, was["audiotag"], was["with_header"]), "started": was["started"]}
+        _refuse_changes({**fingerprint, "format": was["format"]}, _fingerprint(form, header, with_header), path)
+        began_ns = int(datetime.fromisoformat(was["started"]).timestamp() * 1e9)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{path}: has no journal to go on from. Replace it with --overwrite") from error
-    _refuse_changes(was, _fingerprint(form, header, with_header), path)
-    side_path(path).unlink(missing_ok=True)
-    return dict(was)
+    if form not in ("csv", "tsv", "ndjson"):
+        side_path(path).unlink(missing_ok=True)
+        return dict(was)
+
+    def write(output: Output) -> None:
+        for value in (fingerprint, *map(asdict, _entries_of(path, form, began_ns))):
+            output.write(json.dumps(value).encode("ascii") + b"\n")
+
+    _write_beside(journal_path(path), write)
+    return None
+
+
+# --- the records of a finished output ---
+
+
+def _entries_of(path: Path, form: str, began_ns: int) -> Iterator[Entry]:
+    """What a journal would say of an output in order; files changed since `began_ns` count as changed."""
+    with open(path, "rb") as file:
+        for name, rows in groupby(_rows_in(file, form), key=lambda row: row[0]):
+            group = list(rows)
+            begin, end = group[0][1], group[-1][2]
+            size, mtime_ns = _state_before(name, began_ns)
+            with open(path, "rb") as again:
+                crc32 = _crc_of(again, begin, end)
+            yield Entry(
+                path=name, size=size, mtime_ns=mtime_ns, begin=begin, end=end, crc32=crc32,
+                status=group[0][3], seconds=max(row[4] for row in group),
+            )  # fmt: skip
+
+
+def _rows_in(file: BinaryIO, form: str) -> Iterator[tuple[str, int, int, Status, float]]:
+    """Path, first and last byte, status and seconds of each row; the head is left out."""
+    begin = 0
+    for row in file if form == "ndjson" else _quoted_rows(file):
+        end = begin + len(row)
+        if form == "ndjson":
+            shown = json.loads(row)
+            if "audiotag" not in shown:
+                yield shown["path"], begin, end, shown["status"], shown.get("duration", 0.0)
+        elif begin:
+            text = row.decode("utf-8", "surrogateescape")
+            cells = next(csv.reader(StringIO(text, newline=""), delimiter="," if form == "csv" else "\t"))
+            seconds = float(cells[3]) - float(cells[2]) if cells[3] else 0.0
+            yield cells[0], begin, end, cells[1], seconds  # type: ignore[misc]
+        begin = end
+
+
+def _quoted_rows(file: BinaryIO) -> Iterator[bytes]:
+    """Rows of separated values; a newline between quotes does not end one."""
+    row = b""
+    for line in file:
+        row += line
+        if row.count(b'"') % 2 == 0:
+            yield row
+            row = b""
+
+
+def _state_before(name: str, began_ns: int) -> tuple[int | None, int | None]:
+    """Size and time of change of a file as inputs have them, or what no input has if it is newer."""
+    try:
+        found = os.stat(name)
+    except (OSError, ValueError):
+        return None, None
+    if not stat.S_ISREG(found.st_mode):
+        return None, None
+    return (found.st_size, found.st_mtime_ns) if found.st_mtime_ns < began_ns else (-1, -1)
 
 
 # --- fingerprints ---

@@ -198,6 +198,25 @@ def test_resume_of_a_finished_run_does_nothing_and_says_so(
     assert (ran.code, "top_k was 5, is 1" in ran.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "ndjson"])
+def test_resume_of_a_finished_run_picks_up_what_was_added_and_changed(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav, suffix: str
+) -> None:
+    (sounds / 'odd\n"name".wav').write_bytes((sounds / "a.wav").read_bytes())
+    for path in sounds.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    run_audiotag("batch", "in", "--out", f"out.{suffix}", "-q")
+    write_wav("in/b.wav", noise())
+    write_wav("in/sub/a.wav", noise(seed=2))
+    ran = run_audiotag("batch", "in", "--out", f"out.{suffix}", "--resume", "--no-progress")
+    first = ran.stderr.splitlines()[0]
+    assert first == "audiotag: warning: in/sub/a.wav: has changed since it was tagged; it is done again"
+    assert last_line(ran).startswith("5 ok, 0 empty, 1 failed;")
+    assert "broken" not in ran.stderr, "it is not done again"
+    run_audiotag("batch", "in", "--out", f"whole.{suffix}", "-q")
+    assert (tmp_path / f"out.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+
+
 @pytest.mark.parametrize("suffix", ["csv", "ndjson", "json"])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav, suffix: str

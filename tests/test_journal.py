@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 from contextlib import closing
@@ -142,8 +143,12 @@ def test_removed_inputs_are_left_out(out: Path, tmp_path: Path) -> None:
 
 
 def test_changed_inputs_are_done_again_and_reported(
-    out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A command that ran in this process has turned the log to its own use.
+    monkeypatch.setattr(logging.getLogger("audiotag"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("audiotag"), "propagate", True)
+    caplog.set_level(logging.WARNING, "audiotag")
     interrupt(out, INPUTS, after=5, mode="new")
     now = (INPUTS[0], given("b.wav", size=7), *INPUTS[2:])
     assert finish(out, now) == ["b.wav", "f.wav"]
