@@ -21,6 +21,10 @@ PROBLEM_TYPE_OF: dict[Activation, str] = {
 }
 
 
+# int8 is taken by itself where the model's card says that it costs at most this many points of mAP (0 to 100).
+MAX_INT8_MAP_LOSS = 0.5
+
+
 @dataclass(frozen=True, kw_only=True)
 class FrontEndConfig:
     """From a waveform window to a log-mel: librosa's meanings, samples and Hz. Fixed by training.
@@ -111,6 +115,19 @@ class NetworkConfig:
     def widths(self) -> tuple[int, ...]:
         """Channels of each stage."""
         return tuple(self.width * 2**stage for stage in range(len(self.depths)))
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that are learnt, in the fused form."""
+        count, n_in = self.width * 5 * 7 + self.width, self.width  # stem
+        for stage, (n_out, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            mixing = 2 * (self.kernel_sizes[0] * n_out + n_out)  # along time, along frequency
+            # reduce, mix, expand and project, each with its biases
+            count += depth * (n_out * n_out + n_out + mixing + 2 * 4 * n_out * n_out + 5 * n_out)
+            if stage > 0 or n_in != n_out:
+                count += 2 * n_in * n_out - n_out * n_out + n_out  # the first block: reduce from n_in, and a shortcut
+            n_in = n_out
+        return count + n_in * self.n_labels + self.n_labels
 
     def n_macs(self, n_frames: int, n_mels: int) -> int:
         """Multiplications with addition in the fused form, for one log-mel."""

@@ -95,9 +95,9 @@ def open_model_folder(
     """
     path = Path(path)
     config = _read_json(path / CONFIG)
-    preprocessor = _read_json(path / PREPROCESSOR)
     try:
-        model = model_config_from_json(config, preprocessor)
+        _check_architecture(config)  # before the second file, which others do not have
+        model = model_config_from_json(config, _read_json(path / PREPROCESSOR))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path}: the configuration is not usable: {error}. Fetch or make the model again") from error
     return ModelFolder(path, name or path.resolve().name, revision, model)

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from audiotag.config import Aggregate
@@ -96,6 +98,15 @@ class EngineOptions:
 def _check(is_allowed: bool, name: str, allowed: str, value: object) -> None:
     if not is_allowed:
         raise UsageError(f"{name} must be {allowed}, not {value!r}")
+
+
+def has_gpu() -> bool:
+    """Whether a cheap look finds signs of a GPU that torch might use."""
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"
+    # A driver of NVIDIA on Linux, on Windows, or on Windows seen from WSL; one of AMD.
+    evidence = ("/dev/nvidiactl", r"C:\Windows\System32\nvcuda.dll", "/dev/dxg", "/dev/kfd")
+    return any(Path(path).exists() for path in evidence)
 
 
 def core_count() -> int:

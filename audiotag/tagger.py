@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -17,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from audiotag.config import ModelConfig
+from audiotag.config import MAX_INT8_MAP_LOSS, ModelConfig
 from audiotag.engines import Engine
 from audiotag.errors import AudioError, EngineError, UsageError
 from audiotag.hub import resolve_model
@@ -26,14 +25,12 @@ from audiotag.labels import LabelSet
 from audiotag.model_folder import ONNX_INT8, WEIGHTS, ModelFolder
 from audiotag.options import EngineOptions as EngineOptions
 from audiotag.options import TagOptions as TagOptions
+from audiotag.options import has_gpu
 from audiotag.pipeline import Pipeline
 from audiotag.results import ClipResult, Failure, Result
 from audiotag.writers import run_header
 
 logger = logging.getLogger(__name__)
-
-# int8 is taken by itself where the model's card says that it costs at most this many points of mAP.
-MAX_INT8_MAP_LOSS = 0.5
 
 
 def load(model: str | os.PathLike[str] | None = None, *, device: str = "auto") -> Tagger:
@@ -43,7 +40,8 @@ def load(model: str | os.PathLike[str] | None = None, *, device: str = "auto") -
         ModelError: there is no such model, or it cannot be read.
         EngineError: the device is not available.
     """
-    return Tagger(resolve_model(model), options=EngineOptions(device=device))
+    options = EngineOptions(device=device)
+    return Tagger(resolve_model(model, engine=options), options=options)
 
 
 class Tagger:
@@ -149,7 +147,7 @@ def choose_device(options: EngineOptions) -> str:
     """
     if options.device != "auto":
         return options.device
-    if options.engine == "onnx" or options.precision == "int8" or not _has_gpu():
+    if options.engine == "onnx" or options.precision == "int8" or not has_gpu():
         return "cpu"
     if find_spec("torch") is None:
         logger.info("there is a GPU here, but torch is not installed: pip install 'audiotag-cli[torch]' to use it")
@@ -157,14 +155,6 @@ def choose_device(options: EngineOptions) -> str:
     from audiotag.engines.torch import devices_here
 
     return next(iter(devices_here()), "cpu")
-
-
-def _has_gpu() -> bool:
-    if platform.system() == "Darwin":
-        return platform.machine() == "arm64"
-    # A driver of NVIDIA on Linux, on Windows, or on Windows seen from WSL; one of AMD.
-    evidence = ("/dev/nvidiactl", r"C:\Windows\System32\nvcuda.dll", "/dev/dxg", "/dev/kfd")
-    return any(Path(path).exists() for path in evidence)
 
 
 def choose_cpu_precision(folder: ModelFolder, options: EngineOptions) -> str:

@@ -90,7 +90,7 @@ def batch(
     mode = _mode(inputs, out, files_from, resume=resume, overwrite=overwrite)
     if out is not None and not dry_run:
         check_output(out, mode)
-    folder = resolve_model(model, update=update, offline=offline)
+    folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
     LabelSet(folder.config.labels).select(include_labels, exclude_labels)
     find = partial(find_inputs, inputs, include=include, exclude=exclude, files_from=files_from, null=null)
     if dry_run:

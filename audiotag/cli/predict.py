@@ -58,7 +58,7 @@ def predict(
     options.set_verbosity(quiet=quiet, verbose=verbose)
     tag_options, engine_options = record_of(TagOptions, context), record_of(EngineOptions, context)
     name = pick_format(form, out, header=header)
-    folder = resolve_model(model, update=update, offline=offline)
+    folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
     LabelSet(folder.config.labels).select(include_labels, exclude_labels)
     found = at_least_one(find_inputs(inputs))
     with open_output(out) as output:

@@ -146,7 +146,7 @@ def evaluate(
 
     options.set_verbosity(quiet=quiet, verbose=False)
     clips = [clip for clip in read_dataset(data) if fold is None or clip.fold == fold]
-    tagger = Tagger(resolve_model(model, offline=offline), options=engine_options)
+    tagger = Tagger(resolve_model(model, offline=offline, engine=engine_options), options=engine_options)
     measured = run(tagger, clips, on_progress=_clip_line(quiet))
     about = {"model": tagger.model.name, "revision": tagger.model.revision, "sha256": tagger.model.sha256,
              "precision": tagger.engine.precision, "data": str(data), "fold": fold}  # fmt: skip
