@@ -17,6 +17,8 @@ from audiotag.cli.batch import batch
 from audiotag.cli.bench import bench
 from audiotag.cli.convert import export, fuse
 from audiotag.cli.doctor import doctor
+from audiotag.cli.models import labels, models
+from audiotag.cli.models import labels, models
 from audiotag.cli.predict import predict
 from audiotag.cli.train import evaluate, train
 from audiotag.errors import AudiotagError, ExitCode
@@ -54,10 +56,14 @@ def audiotag(
 
 app.command()(predict)
 app.command()(batch)
+app.add_typer(models)
+app.command()(labels)
 app.command()(train)
 app.command()(evaluate)
 app.command()(fuse)
 app.command()(export)
+app.command()(labels)
+app.add_typer(models)
 app.command()(doctor)
 app.command()(bench)
 
