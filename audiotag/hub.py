@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -444,6 +444,47 @@ def _cache_error(hub_id: HubId, error: OSError) -> HubError:
         f"{hub_id}: cannot be kept in the cache {hub_cache()}: {reason}. "
         f"Make room or set HF_HUB_CACHE to another folder, and run {hub_id.pull_line}"
     )
+
+
+# --- what the commands about models need beside that ---
+
+
+def pull_many(wanted: Iterable[HubId], *, engine: EngineOptions | None = None) -> Iterator[tuple[HubId, ModelFolder]]:
+    """Pulls one after the other; see `pull`."""
+    for hub_id in wanted:
+        yield hub_id, pull(hub_id, engine=engine)
+
+
+def remove_cached(hub_id: HubId, *, whole: bool) -> tuple[tuple[str, ...], int]:
+    """Removes all revisions, or only this one, from the Hub's cache and ours; the commits removed and bytes freed.
+
+    Raises:
+        HubError: it is not in the cache, or the cache cannot be changed.
+    """
+    snapshots = hub_id.storage / "snapshots"
+    commit = cached_commit(hub_id)
+    known = sorted(path.name for path in snapshots.iterdir()) if whole and snapshots.is_dir() else [commit]
+    commits = tuple(name for name in known if name is not None)
+    if not commits:
+        raise HubError(f"{hub_id}: is not in the cache {hub_cache()}. `audiotag models list` shows what is")
+    from huggingface_hub import scan_cache_dir
+
+    try:
+        removal = scan_cache_dir(hub_cache()).delete_revisions(*commits)
+        removal.execute()
+        for name in commits:
+            shutil.rmtree(exported_folder(hub_id.repo, name), ignore_errors=True)
+    except OSError as error:
+        raise HubError(f"{hub_id}: cannot be removed from {hub_cache()}: {error.strerror or error}") from error
+    return commits, removal.expected_freed_size
+
+
+def files_recorded(folder: ModelFolder, *, offline: bool) -> dict[str, str]:
+    """The checksum of each file as the Hub recorded it, from the cache or, where that keeps none, from the Hub."""
+    recorded = {name: recorded_checksum(folder.path / name) for name in DOWNLOADED if folder.has(name)}
+    if all(recorded.values()) or folder.revision is None or offline or _is_offline():
+        return recorded
+    return _ask(HubId(repo=folder.name, revision=folder.revision)).checksums
 
 
 # --- checksums ---

@@ -18,7 +18,6 @@ from audiotag.cli.bench import bench
 from audiotag.cli.convert import export, fuse
 from audiotag.cli.doctor import doctor
 from audiotag.cli.models import labels, models
-from audiotag.cli.models import labels, models
 from audiotag.cli.predict import predict
 from audiotag.cli.train import evaluate, train
 from audiotag.errors import AudiotagError, ExitCode
@@ -56,8 +55,6 @@ def audiotag(
 
 app.command()(predict)
 app.command()(batch)
-app.add_typer(models)
-app.command()(labels)
 app.command()(train)
 app.command()(evaluate)
 app.command()(fuse)

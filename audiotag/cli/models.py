@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from audiotag.cli import options
-from audiotag.errors import ExitCode, UsageError
+from audiotag.errors import ExitCode, ModelError, UsageError
 from audiotag.hub import (
     DEFAULT,
     DOWNLOADED,
@@ -31,7 +31,7 @@ from audiotag.hub import (
     resolve_model,
 )
 from audiotag.labels import LabelSet
-from audiotag.model_folder import WEIGHTS, ModelFolder, open_model_folder
+from audiotag.model_folder import ModelFolder, open_model_folder
 from audiotag.options import EngineOptions
 
 FORMATS = ("table", "json")
@@ -62,8 +62,6 @@ def list_models(form: Form = "table") -> None:
 
 
 def _embedded_row() -> Iterator[dict[str, Any]]:
-    from audiotag.errors import ModelError
-
     try:
         folder = open_model_folder(embedded_folder(), name=DEFAULT)
     except ModelError:  # a checkout before its first training
@@ -159,15 +157,15 @@ def remove_models(
 
     Example: audiotag models rm org/name --yes
     """
-    wanted = [_hub_id(text) for text in ids]
+    wanted = [str(_hub_id(text)) if "@" not in text else text for text in ids]
     if not yes:
         _ask(ids)
-    rows = [
-        {"name": text, "revisions": commits, "bytes": freed}
-        for text, (commits, freed) in zip(ids, (remove_cached(hub_id, whole="@" not in text)
-                                               for hub_id, text in zip(wanted, ids, strict=True)), strict=True)
-    ]  # fmt: skip
+    rows = [_removed_row(text, *remove_cached(_hub_id(text), whole="@" not in text)) for text in wanted]
     _show(rows, form, ("name", "revisions", "bytes"))
+
+
+def _removed_row(name: str, commits: Sequence[str], freed: int) -> dict[str, Any]:
+    return {"name": name, "revisions": list(commits), "bytes": freed}
 
 
 def _ask(ids: Sequence[str]) -> None:
@@ -212,7 +210,7 @@ def _verified(folder: ModelFolder, *, offline: bool) -> Iterator[dict[str, Any]]
 
 def labels(
     model: options.Model = None,
-    search: Annotated[str | None, typer.Option("--search", "-s", metavar="TEXT", help="Only names with this in them.")] = None,
+    search: Annotated[str | None, typer.Option("--search", "-s", metavar="TEXT", help="Only names with it.")] = None,
     update: options.Update = False,
     offline: options.Offline = False,
     form: Form = "table",
