@@ -36,8 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rate = 16000
     soundfile.write(folder / "street.wav", tone(sample_rate=rate, seconds=3.0), rate)
     soundfile.write(folder / "dawn.mp3", chirp(sample_rate=rate, seconds=3.0), rate)
-    for name in ("recordings/a/one.wav", "recordings/two.flac", "my-clips/Dog/1.wav", "my-clips/Dog/2.wav",
-                 "my-clips/Dog/3.wav", "my-clips/Rain/1.wav", "my-clips/Rain/2.wav", "my-clips/Rain/3.wav"):  # fmt: skip
+    clips = [f"my-clips/{label}/{index}.wav" for label in ("Dog", "Rain") for index in range(10)]
+    for name in ("recordings/a/one.wav", "recordings/two.flac", *clips):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / name, noise(sample_rate=rate, seed=len(name)), rate)
     return folder
