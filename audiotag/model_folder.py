@@ -37,6 +37,12 @@ ONNX_INT8 = "onnx/model_int8.onnx"
 MAX_JSON_BYTES = 32 * 2**20
 MAX_WINDOW_SAMPLES = 100_000_000
 MAX_LABELS = 1_000_000
+MAX_STAGES = 8
+MAX_BLOCKS = 1000
+MAX_KERNEL = 1001
+MAX_PARAMETERS = 1_000_000_000
+MAX_N_FFT = 2**18
+MAX_SAMPLE_RATE = 1_000_000  # Hz
 
 WAY_TO_GET = {
     ONNX: "Run `audiotag export {path}`",
@@ -124,17 +130,21 @@ def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any])
         ValueError, TypeError, KeyError, AttributeError: something is missing or not allowed.
     """
     _check_architecture(config)
-    labels = _labels(config)
+    dirt: list[str] = []
+    labels, activation = _labels(config, dirt), _activation(config, dirt)
+    if dirt:
+        logger.warning("config.json %s", "; it ".join(dirt))
     network = record_from_dict(NetworkConfig, _object(config, "network"), where="network")
     window = record_from_dict(WindowConfig, _object(preprocessor, "window"), where="window")
-    _check_sizes(network, window)
+    frontend = record_from_dict(FrontEndConfig, _object(preprocessor, "frontend"), where="frontend")
+    _check_sizes(network, window, frontend)
     thresholds = config.get("thresholds") or {}
     return ModelConfig(
         network=network,
-        frontend=record_from_dict(FrontEndConfig, _object(preprocessor, "frontend"), where="frontend"),
+        frontend=frontend,
         window=window,
         labels=labels,
-        activation=_activation(config),
+        activation=activation,
         aggregate=config.get("aggregate", "mean"),
         heads=tuple(record_from_dict(HeadConfig, head, where="heads") for head in config.get("heads", ())),
         thresholds=tuple(float(thresholds.get(label, 0.0)) for label in labels),
@@ -157,20 +167,20 @@ def _object(values: dict[str, Any], key: str) -> dict[str, Any]:
     return dict(values[key])
 
 
-def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+def _labels(config: dict[str, Any], dirt: list[str]) -> tuple[str, ...]:
     """Names in the order of the outputs; the Hub has seen ids as text or numbers, and names that are numbers."""
     n_labels = int(_object(config, "network").get("n_labels", 0))
     if not 0 < n_labels <= MAX_LABELS:
         raise ValueError(f"n_labels must be 1 to {MAX_LABELS}, not {n_labels}")
     id2label = config.get("id2label")
     if not isinstance(id2label, dict) or not id2label:
-        logger.warning("config.json names no labels: they are called LABEL_0 to LABEL_%d", n_labels - 1)
+        dirt.append(f"names no labels: they are called LABEL_0 to LABEL_{n_labels - 1}")
         return tuple(f"LABEL_{index}" for index in range(n_labels))
     names = {_label_id(key): str(value) for key, value in id2label.items()}
     if sorted(names) != list(range(n_labels)):
         raise ValueError(f"id2label does not name the outputs 0 to {n_labels - 1}")
     if any(not isinstance(value, str) for value in id2label.values()):
-        logger.warning("config.json has labels that are not text: they are shown as text")
+        dirt.append("has labels that are not text: they are shown as text")
     return tuple(names[index] for index in range(n_labels))
 
 
@@ -181,22 +191,27 @@ def _label_id(key: str) -> int:
     return int(match.group(1))
 
 
-def _activation(config: dict[str, Any]) -> Any:
+def _activation(config: dict[str, Any], dirt: list[str]) -> Any:
     known = {problem: activation for activation, problem in PROBLEM_TYPE_OF.items()}
     problem = config.get("problem_type")
     if problem is None:
-        logger.warning("config.json does not name its problem_type: single_label_classification is assumed")
+        dirt.append("does not name its problem_type: single_label_classification is assumed")
         return "softmax"
     if problem not in known:
         raise ValueError(f"problem_type must be {' or '.join(known)}, not {problem!r}")
     return known[problem]
 
 
-def _check_sizes(network: NetworkConfig, window: WindowConfig) -> None:
-    if max(network.widths[-1], *network.kernel_sizes, sum(network.depths)) > 2**20:
-        raise ValueError(f"the network's sizes are out of all proportion: {network}")
-    if window.n_samples > MAX_WINDOW_SAMPLES:
+def _check_sizes(network: NetworkConfig, window: WindowConfig, frontend: FrontEndConfig) -> None:
+    # The number of stages first: a width is a power of two of it.
+    if len(network.depths) > MAX_STAGES or sum(network.depths) > MAX_BLOCKS or max(network.kernel_sizes) > MAX_KERNEL:
+        raise ValueError("the network's depths or kernel_sizes are out of all proportion")
+    if network.n_parameters > MAX_PARAMETERS:
+        raise ValueError(f"a network of {network.n_parameters:.1e} parameters is out of all proportion")
+    if window.n_samples > MAX_WINDOW_SAMPLES or window.view_length > 2 * MAX_WINDOW_SAMPLES:
         raise ValueError(f"a window of {window.n_samples} samples is out of all proportion")
+    if frontend.n_fft > MAX_N_FFT or frontend.n_mels > frontend.n_fft or frontend.sample_rate > MAX_SAMPLE_RATE:
+        raise ValueError("the front-end's n_fft, n_mels or sample_rate is out of all proportion")
 
 
 def write_configs(path: Path, config: ModelConfig) -> None:

@@ -109,7 +109,7 @@ def _described(folder: ModelFolder) -> dict[str, Any]:
         "files": {name: (folder.path / name).stat().st_size for name in DOWNLOADED if folder.has(name)},
         "form": "fused",
         "parameters": config.network.n_parameters,
-        "gmacs_per_window": round(config.gmacs_per_window, 6),
+        "gmacs_per_window": config.gmacs_per_window,
         "network": asdict(config.network),
         "frontend": asdict(config.frontend),
         "window": {"seconds": config.window_seconds, "samples": window.n_samples, "frames": window.n_frames,

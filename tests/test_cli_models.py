@@ -1,0 +1,176 @@
+"""`models` and `labels` as people and scripts meet them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Ran
+from hub_server import HubServer, checksum, hub_server
+
+from audiotag import hub
+from audiotag.config import ModelConfig
+from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, write_configs
+
+ID = "org/tiny"
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def folder(tiny_config: ModelConfig, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny"
+    write_configs(path, tiny_config)
+    (path / "onnx").mkdir()
+    for name in (WEIGHTS, ONNX, ONNX_INT8):
+        (path / name).write_bytes(name.encode() * 100)
+    return path
+
+
+@pytest.fixture
+def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    from huggingface_hub.utils import close_session
+
+    close_session()
+    with hub_server() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        running.publish(ID, {path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
+        yield running
+    close_session()
+
+
+def commit_of(server: HubServer, ref: str = "main") -> str:
+    return server.refs[ID][ref]
+
+
+def test_list_shows_the_cached_model_with_its_revision_size_and_labels(server: HubServer, run_audiotag: Run) -> None:
+    assert run_audiotag("models", "pull", ID, "-q").code == 0
+    ran = run_audiotag("models", "list", "-f", "json")
+    (row,) = (row for row in json.loads(ran.stdout) if row["name"] == ID)
+    content = server.files[commit_of(server)]
+    assert (row["revision"], row["refs"], row["labels"]) == (commit_of(server), ["main"], 3)
+    assert row["bytes"] == sum(map(len, content.values()))
+    assert set(row["files"]) == set(content)
+    table = run_audiotag("models", "list").stdout.splitlines()
+    assert table[0].split() == ["name", "revision", "refs", "labels", "bytes", "path"]
+    assert any(line.startswith(f"{ID} ") for line in table[1:])
+
+
+def test_list_passes_over_what_is_not_ours(server: HubServer, run_audiotag: Run) -> None:
+    other = hub.hub_cache() / "models--org--other" / "snapshots" / ("0" * 40)
+    other.mkdir(parents=True)
+    (other / CONFIG).write_text('{"architectures": ["BertModel"]}')
+    ran = run_audiotag("models", "list", "-f", "json")
+    assert "org/other" not in ran.stdout
+    assert ran.stderr == ""
+
+
+def test_list_and_labels_import_nothing_heavy(folder: Path) -> None:
+    heavy = ("torch", "onnxruntime", "numpy", "soundfile", "huggingface_hub")
+    for arguments in (["models", "list"], ["labels", "--model", str(folder)], ["models", "show", str(folder)]):
+        probe = (
+            f"import sys; sys.argv = ['audiotag', *{arguments!r}]\nfrom audiotag.cli import main\n"
+            f"try: main()\nexcept SystemExit as end: assert not end.code\n"
+            f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+        )
+        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+def test_show_says_what_a_model_is(folder: Path, tiny_config: ModelConfig, run_audiotag: Run) -> None:
+    shown = json.loads(run_audiotag("models", "show", folder, "-f", "json").stdout)
+    assert shown["name"] == "tiny"
+    assert (shown["path"], shown["revision"]) == (str(folder), None)
+    assert shown["sha256"] == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    assert shown["parameters"] == tiny_config.network.n_parameters
+    assert shown["gmacs_per_window"] == pytest.approx(tiny_config.gmacs_per_window, rel=1e-3)
+    assert shown["labels"] == list(tiny_config.labels)
+    assert (shown["frontend"]["sample_rate"], shown["frontend"]["n_mels"]) == (8000, 32)
+    assert shown["window"] == {"seconds": 3999 / 8000, "samples": 3999, "frames": 50, "padding": "silence"}
+    assert shown["form"] == "fused"
+    assert {"license", "provenance", "metrics", "activation", "aggregate"} <= set(shown)
+
+
+def test_show_of_a_cached_model_names_its_commit(server: HubServer, run_audiotag: Run) -> None:
+    run_audiotag("models", "pull", ID, "-q")
+    shown = json.loads(run_audiotag("models", "show", ID, "-f", "json", "--offline").stdout)
+    assert (shown["name"], shown["revision"]) == (ID, commit_of(server))
+    assert run_audiotag("models", "show", ID).stdout.startswith("name              org/tiny\n")
+
+
+def test_pull_takes_several_and_one_precision_only(server: HubServer, run_audiotag: Run) -> None:
+    server.publish(ID, dict(server.files[commit_of(server)]), ref="v2")
+    ran = run_audiotag("models", "pull", ID, f"{ID}@v2", "--precision", "int8", "-f", "json", "-q")
+    assert (ran.code, ran.stderr) == (0, "")
+    assert [row["refs"] for row in json.loads(ran.stdout)] == [["main"], ["v2"]]
+    assert set(json.loads(ran.stdout)[0]["files"]) == {CONFIG, PREPROCESSOR, ONNX_INT8}
+
+
+def test_pull_of_no_id_is_a_usage_error(run_audiotag: Run) -> None:
+    ran = run_audiotag("models", "pull", "./here")
+    assert (ran.code, ran.stdout) == (2, "")
+    assert "Write org/name or org/name@revision" in ran.stderr
+
+
+def test_verify_finds_a_damaged_file_without_the_network(server: HubServer, run_audiotag: Run) -> None:
+    run_audiotag("models", "pull", ID, "-q")
+    server.requests.clear()
+    ran = run_audiotag("models", "verify", "-f", "json")
+    rows = {row["file"]: row for row in json.loads(ran.stdout)}
+    assert ran.code == 0
+    assert {name: row["checksum"] for name, row in rows.items()} == {
+        name: checksum(name, content) for name, content in server.files[commit_of(server)].items()
+    }
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    (hub.hub_cache() / "models--org--tiny" / "snapshots" / commit_of(server) / ONNX).resolve().write_bytes(b"bad")
+    ran = run_audiotag("models", "verify", ID, "-f", "json")
+    assert ran.code == 1
+    assert [row["file"] for row in json.loads(ran.stdout) if row["status"] == "damaged"] == [ONNX]
+    assert server.requests == []
+    assert run_audiotag("models", "pull", ID, "-q").code == 0  # the way out
+    assert run_audiotag("models", "verify", ID).code == 0
+
+
+def test_rm_needs_yes_where_nobody_can_be_asked(
+    server: HubServer, run_audiotag: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_audiotag("models", "pull", ID, "-q")
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    ran = run_audiotag("models", "rm", ID)
+    assert (ran.code, ran.stdout) == (2, "")
+    assert "Add --yes" in ran.stderr
+    assert run_audiotag("models", "show", ID, "--offline").code == 0
+
+
+def test_rm_removes_a_model_and_says_how_much(server: HubServer, run_audiotag: Run) -> None:
+    run_audiotag("models", "pull", ID, "-q")
+    ran = run_audiotag("models", "rm", ID, "--yes", "-f", "json")
+    (row,) = json.loads(ran.stdout)
+    assert (row["name"], row["revisions"]) == (ID, [commit_of(server)])
+    assert row["bytes"] == sum(map(len, server.files[commit_of(server)].values()))
+    assert ID not in run_audiotag("models", "list").stdout
+    gone = run_audiotag("models", "rm", ID, "--yes")
+    assert (gone.code, gone.stderr.count("\n")) == (1, 1)
+    assert "is not in the cache" in gone.stderr
+
+
+def test_rm_of_a_revision_leaves_the_others(server: HubServer, run_audiotag: Run) -> None:
+    server.publish(ID, {**server.files[commit_of(server)], ONNX: b"second"}, ref="v2")
+    run_audiotag("models", "pull", ID, f"{ID}@v2", "-q")
+    run_audiotag("models", "rm", f"{ID}@v2", "--yes")
+    rows = [row for row in json.loads(run_audiotag("models", "list", "-f", "json").stdout) if row["name"] == ID]
+    assert [row["revision"] for row in rows] == [commit_of(server)]
+    assert run_audiotag("models", "verify", ID).code == 0
+
+
+def test_labels_lists_and_searches(folder: Path, run_audiotag: Run) -> None:
+    assert run_audiotag("labels", "--model", folder).stdout == "Dog\nSiren\nMusical instrument, plucked\n"
+    assert run_audiotag("labels", "--model", folder, "--search", "SIR").stdout == "Siren\n"
+    found = json.loads(run_audiotag("labels", "--model", folder, "--search", "dog", "-f", "json").stdout)
+    assert found == [{"index": 0, "label": "Dog", "threshold": 0.0}]

@@ -1,0 +1,428 @@
+"""The Hub, local first: the real client against a server on loopback that counts requests and fails on demand."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import Fault, HubServer, hub_server
+
+from audiotag import hub
+from audiotag.config import ModelConfig
+from audiotag.errors import HubError, ModelError, UsageError
+from audiotag.hub import HubId, cached_commit, parse_hub_id, pull, resolve_model
+from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, write_configs
+from audiotag.options import EngineOptions
+
+ID = "org/tiny"
+BYTES = {name: bytes(range(256)) * 1200 + name.encode() for name in (WEIGHTS, ONNX, ONNX_INT8)}  # 300 kB, no model
+CPU = EngineOptions(device="cpu")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    from huggingface_hub.utils import close_session
+
+    close_session()
+    with hub_server() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.endpoint)
+        yield running
+    close_session()
+
+
+@pytest.fixture
+def files(tiny_config: ModelConfig, tmp_path: Path) -> dict[str, bytes]:
+    """The files of a model repository; weights and ONNX are stand-ins."""
+    write_configs(tmp_path / "configs", tiny_config)
+    configs = {name: (tmp_path / "configs" / name).read_bytes() for name in (CONFIG, PREPROCESSOR)}
+    return {**configs, "README.md": b"# A card\n", **BYTES}
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between tries, which the tests do not wait for."""
+    asked: list[float] = []
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: (asked.append(seconds), sleep(0.01))[1])
+    return asked
+
+
+def failure(model: str = ID, **options: Any) -> str:
+    with pytest.raises(HubError) as caught:
+        resolve_model(model, engine=CPU, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def nothing_half_written() -> bool:
+    """Whether every file that the cache would hand out has the bytes that the Hub recorded."""
+    found = [path for path in hub.hub_cache().rglob("snapshots/*/**/*") if path.is_file()]
+    return all(hub.is_intact(path, hub.recorded_checksum(path)) for path in found)
+
+
+def dead_endpoint() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("org/name", HubId(repo="org/name")),
+        ("org/na.me-2@v1.0", HubId(repo="org/na.me-2", revision="v1.0")),
+        ("org/name@refs/pr/1", HubId(repo="org/name", revision="refs/pr/1")),
+    ],
+)
+def test_an_id_has_a_repository_and_a_revision(text: str, expected: HubId) -> None:
+    assert parse_hub_id(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["name", "/org/name", "./org/name", "../name", "org/name@../x", "org/name@", "a/b/c", "org/na me", "a--b/c"]
+)
+def test_what_cannot_be_an_id_is_none(text: str) -> None:
+    assert parse_hub_id(text) is None
+
+
+def test_a_folder_wins_over_an_id_of_the_same_name(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tmp_path / "configs", tmp_path / "org" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model(ID).path == Path(ID)
+
+
+def test_the_environment_names_the_model(files: dict[str, bytes], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("AUDIOTAG_MODEL", str(tmp_path / "configs"))
+    assert resolve_model().path == tmp_path / "configs"
+
+
+# --- local first ---
+
+
+def test_first_use_downloads_and_second_use_makes_no_request(server: HubServer, files: dict[str, bytes]) -> None:
+    commit = server.publish(ID, files)
+    folder = resolve_model(ID, engine=CPU)
+    assert (folder.name, folder.revision) == (ID, commit)
+    assert folder.file(ONNX).read_bytes() == BYTES[ONNX]
+    server.requests.clear()
+    for model in (ID, f"{ID}@main", f"{ID}@{commit}"):
+        assert resolve_model(model, engine=CPU).path == folder.path
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        (EngineOptions(device="cpu"), {ONNX}),
+        (EngineOptions(device="cpu", precision="int8"), {ONNX_INT8}),
+        (EngineOptions(engine="torch"), {WEIGHTS}),
+    ],
+    ids=["onnx", "int8", "torch"],
+)
+def test_only_what_the_engine_needs_is_downloaded(
+    server: HubServer, files: dict[str, bytes], engine: EngineOptions, expected: set[str]
+) -> None:
+    server.publish(ID, files)
+    folder = resolve_model(ID, engine=engine)
+    assert {name for name in BYTES if folder.has(name)} == expected
+
+
+def test_a_tag_seen_before_needs_no_request(server: HubServer, files: dict[str, bytes]) -> None:
+    server.publish(ID, files, ref="v1")
+    resolve_model(f"{ID}@v1", engine=CPU)
+    server.requests.clear()
+    resolve_model(f"{ID}@v1", engine=CPU, offline=True)
+    assert server.requests == []
+
+
+def test_update_asks_again_and_downloads_nothing_twice(server: HubServer, files: dict[str, bytes]) -> None:
+    server.publish(ID, files)
+    resolve_model(ID, engine=CPU)
+    server.requests.clear()
+    resolve_model(ID, engine=CPU, update=True)
+    assert server.asked_for("/api/models/") == 1
+    assert server.asked_for("/resolve/") == 0
+
+
+def test_a_moved_branch_brings_the_new_commit_with_update_only(server: HubServer, files: dict[str, bytes]) -> None:
+    old = server.publish(ID, files)
+    resolve_model(ID, engine=CPU)
+    new = server.publish(ID, {**files, ONNX: b"better"})
+    assert resolve_model(ID, engine=CPU).revision == old
+    updated = resolve_model(ID, engine=CPU, update=True)
+    assert (updated.revision, updated.file(ONNX).read_bytes()) == (new, b"better")
+    assert resolve_model(ID, engine=CPU).revision == new
+
+
+def test_a_cache_made_by_the_clients_own_download_is_found(server: HubServer, files: dict[str, bytes]) -> None:
+    from huggingface_hub import snapshot_download
+
+    server.publish(ID, files)
+    path = snapshot_download(ID, cache_dir=hub.hub_cache(), endpoint=server.endpoint)
+    server.requests.clear()
+    assert resolve_model(ID, engine=CPU).path == Path(path)
+    assert server.requests == []
+
+
+def test_what_an_earlier_run_left_unfinished_is_completed(server: HubServer, files: dict[str, bytes]) -> None:
+    commit = server.publish(ID, files)
+    resolve_model(f"{ID}@{commit}", engine=EngineOptions(engine="torch"))
+    folder = resolve_model(f"{ID}@{commit}", engine=CPU)
+    assert folder.file(ONNX).read_bytes() == BYTES[ONNX]
+
+
+def test_update_and_offline_contradict_each_other() -> None:
+    with pytest.raises(UsageError, match="contradict"):
+        resolve_model(ID, update=True, offline=True)
+
+
+# --- faults ---
+
+
+@pytest.mark.parametrize("how", ["server", "dns", "offline"])
+def test_without_a_network_a_cached_model_works_at_once_and_another_says_what_to_run(
+    server: HubServer, files: dict[str, bytes], how: str
+) -> None:
+    server.publish(ID, files)
+    resolve_model(ID, engine=CPU)
+    server.requests.clear()
+    variables = {
+        "server": {"HF_ENDPOINT": dead_endpoint()},
+        "dns": {"HF_ENDPOINT": "http://hub.invalid"},
+        "offline": {"HF_HUB_OFFLINE": "1"},
+    }[how]
+    environment = {**os.environ, **variables}
+    command = [sys.executable, "-m", "audiotag", "labels", "--model"]
+    begun = time.monotonic()
+    cached = subprocess.run([*command, ID], env=environment, capture_output=True, text=True, timeout=60)
+    seconds = time.monotonic() - begun
+    assert (cached.returncode, cached.stderr) == (0, "")
+    assert cached.stdout.splitlines()[:2] == ["Dog", "Siren"]
+    assert seconds < 2 or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)  # a busy machine proves nothing
+    other = subprocess.run([*command, "org/other@v2"], env=environment, capture_output=True, text=True, timeout=60)
+    assert (other.returncode, other.stdout, other.stderr.count("\n")) == (1, "", 1)
+    assert "`audiotag models pull org/other@v2`" in other.stderr
+    assert server.requests == []
+
+
+def test_offline_never_asks(server: HubServer, files: dict[str, bytes]) -> None:
+    server.publish(ID, files)
+    assert "`audiotag models pull org/tiny`" in failure(offline=True)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "complaint"),
+    [
+        (401, {}, "HF_TOKEN"),
+        (401, {"X-Error-Code": "RepoNotFound"}, "HF_TOKEN"),
+        (403, {"X-Error-Code": "GatedRepo"}, "gated"),
+        (404, {"X-Error-Code": "RepoNotFound"}, "neither a folder here nor on the Hub"),
+        (404, {"X-Error-Code": "RevisionNotFound"}, "has no revision 'main'"),
+        (429, {"Retry-After": "3600"}, "`audiotag models pull org/tiny` in 3600 s"),
+        (500, {}, "the Hub failed (HTTP 500)"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else "",
+)
+def test_a_refusal_is_one_line_with_the_way_out(
+    server: HubServer, waits: list[float], status: int, headers: dict[str, str], complaint: str
+) -> None:
+    server.faults.append(Fault("/api/models/", status, headers))
+    assert complaint in failure()
+    assert server.asked_for("/api/") == (len(hub.BACKOFF) + 1 if status == 500 else 1)
+
+
+def test_a_gated_file_of_a_public_listing_is_refused_in_one_line(server: HubServer, files: dict[str, bytes]) -> None:
+    server.publish(ID, files)
+    server.faults.append(Fault("/resolve/", 403, {"X-Error-Code": "GatedRepo"}))
+    assert "gated" in failure()
+    assert cached_commit(HubId(repo=ID)) is None
+
+
+@pytest.mark.parametrize("where", ["/api/models/", f"HEAD /{ID}/resolve", "GET /" + "{storage}"])
+def test_two_failures_of_the_server_are_survived(
+    server: HubServer, files: dict[str, bytes], waits: list[float], where: str
+) -> None:
+    commit = server.publish(ID, files)
+    server.faults.append(Fault(where.replace("{storage}", f"{commit}/onnx"), 500, times=2))
+    assert resolve_model(ID, engine=CPU).file(ONNX).read_bytes() == BYTES[ONNX]
+    assert waits  # the client repeats the first HEAD at once
+
+
+def test_retry_after_is_waited_for(server: HubServer, files: dict[str, bytes], waits: list[float]) -> None:
+    server.publish(ID, files)
+    server.faults.append(Fault("/api/models/", 429, {"Retry-After": "7"}, times=1))
+    resolve_model(ID, engine=CPU)
+    assert waits[0] == 7
+
+
+def test_a_connection_cut_in_mid_file_is_resumed(
+    server: HubServer, files: dict[str, bytes], waits: list[float]
+) -> None:
+    large = BYTES[ONNX] * 40  # 12 MB: the client writes in pieces of 10 MiB
+    server.publish(ID, {**files, ONNX: large})
+    server.cut[ONNX] = 11 * 2**20
+    assert resolve_model(ID, engine=CPU).file(ONNX).read_bytes() == large
+    assert nothing_half_written()
+    assert server.asked_for("bytes=") == 1
+
+
+def test_a_file_that_arrives_damaged_is_fetched_again(server: HubServer, files: dict[str, bytes]) -> None:
+    server.publish(ID, files)
+    server.damaged[ONNX] = 1
+    assert resolve_model(ID, engine=CPU).file(ONNX).read_bytes() == BYTES[ONNX]
+
+
+def test_a_file_that_stays_damaged_is_refused_and_not_kept(server: HubServer, files: dict[str, bytes]) -> None:
+    server.publish(ID, files)
+    server.damaged[ONNX] = 2
+    assert "onnx/model.onnx arrived damaged twice" in failure()
+    assert nothing_half_written()
+    assert "not in the cache" in failure(offline=True)
+    assert resolve_model(ID, engine=CPU).file(ONNX).read_bytes() == BYTES[ONNX]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(errno.ENOSPC, "No space left on device"), (errno.EACCES, "Permission denied")]
+)
+def test_a_cache_that_cannot_be_written_is_one_line(
+    server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, code: int, reason: str
+) -> None:
+    import huggingface_hub.file_download as client
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    server.publish(ID, files)
+    monkeypatch.setattr(client, "http_get", fails)
+    message = failure()
+    assert reason in message
+    assert "HF_HUB_CACHE" in message
+    monkeypatch.undo()
+    assert nothing_half_written()
+
+
+def test_a_cache_folder_that_is_a_file_is_one_line(
+    server: HubServer, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.publish(ID, files)
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "taken"))
+    assert "cannot be kept in the cache" in failure()
+
+
+def test_a_file_system_that_fills_up_leaves_nothing_half_written(server: HubServer, files: dict[str, bytes]) -> None:
+    server.publish(ID, files)
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000));"
+        "sys.argv = ['audiotag', 'models', 'pull', 'org/tiny', '-q']; from audiotag.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "File too large" in done.stderr
+    assert nothing_half_written()
+    assert not list(hub.hub_cache().rglob("*.incomplete"))
+
+
+def test_two_processes_may_pull_the_same_model_at_once(server: HubServer, files: dict[str, bytes]) -> None:
+    server.publish(ID, files)
+    command = [sys.executable, "-m", "audiotag", "models", "pull", ID, "-f", "json"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in running:
+        stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stderr) == (0, "")
+        assert json.loads(stdout)[0]["name"] == ID
+    assert nothing_half_written()
+    assert {name for name in BYTES if resolve_model(ID, offline=True).has(name)} == set(BYTES)
+
+
+# --- what is never downloaded ---
+
+
+def test_pickles_code_links_and_names_that_lead_elsewhere_are_not_downloaded(
+    server: HubServer, files: dict[str, bytes]
+) -> None:
+    hostile = ("pytorch_model.bin", "modeling.py", "../evil.json", "onnx/../../evil.onnx", "link", "other.safetensors")
+    commit = server.publish(ID, {**files, **dict.fromkeys(hostile, b"evil")})
+    folder = pull(HubId(repo=ID))
+    kept = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
+    assert kept == set(files)
+    asked = {request.split(f"/resolve/{commit}/")[1] for request in server.requests if "/resolve/" in request}
+    assert asked <= set(files)
+    assert not list(hub.hub_cache().rglob("evil*"))
+
+
+def test_another_architecture_is_refused_by_its_name_before_its_weights_come(server: HubServer) -> None:
+    config = json.dumps({"architectures": ["ASTForAudioClassification"]}).encode()
+    server.publish(ID, {CONFIG: config, WEIGHTS: b"x", ONNX: b"x"})
+    with pytest.raises(ModelError, match="ASTForAudioClassification"):
+        resolve_model(ID, engine=CPU)
+    assert server.asked_for("safetensors") == server.asked_for(ONNX) == 0
+
+
+def test_the_token_goes_to_the_hub_and_not_to_the_storage(
+    server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.publish(ID, files)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    resolve_model(ID, engine=CPU)
+    assert {seen.split()[0] for seen in server.tokens} == {server.endpoint.removeprefix("http://")}
+
+
+# --- ONNX files that a repository lacks ---
+
+
+def test_missing_onnx_is_exported_once_and_a_damaged_export_is_made_again(
+    server: HubServer, tiny_model_folder: Path
+) -> None:
+    names = (CONFIG, PREPROCESSOR, WEIGHTS)
+    commit = server.publish(ID, {name: (tiny_model_folder / name).read_bytes() for name in names})
+    folder = resolve_model(ID, engine=CPU)
+    assert folder.revision == commit
+    assert folder.file(ONNX).read_bytes() == (tiny_model_folder / ONNX).read_bytes()
+    assert hub.audiotag_cache() in folder.path.parents
+    made, server.requests[:] = folder.file(ONNX).stat().st_mtime_ns, []
+    assert resolve_model(ID, engine=CPU).file(ONNX).stat().st_mtime_ns == made
+    assert server.requests == []
+    folder.file(ONNX).write_bytes(b"half")
+    again = resolve_model(ID, engine=CPU, offline=True)
+    assert again.file(ONNX).read_bytes() == (tiny_model_folder / ONNX).read_bytes()
+
+
+def test_missing_onnx_without_torch_says_what_to_install(
+    server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.publish(ID, {name: content for name, content in files.items() if not name.startswith("onnx")})
+    monkeypatch.setattr(hub, "find_spec", lambda name: None)
+    assert "pip install 'audiotag-cli[torch]'" in failure()
+
+
+def test_a_model_from_the_hub_tags(
+    server: HubServer, tiny_model_folder: Path, write_wav: Any, run_audiotag: Any
+) -> None:
+    from conftest import tone
+
+    names = (CONFIG, PREPROCESSOR, ONNX, WEIGHTS)
+    commit = server.publish(ID, {name: (tiny_model_folder / name).read_bytes() for name in names})
+    path = write_wav("a.wav", tone())
+    ran = run_audiotag("predict", path, "--model", ID, "-f", "json", "-q")
+    assert (ran.code, ran.stderr) == (0, "")
+    header = json.loads(ran.stdout)["audiotag"]
+    assert (header["model"], header["revision"]) == (ID, commit)
+    here = run_audiotag("predict", path, "--model", tiny_model_folder, "-f", "json", "-q")
+    assert json.loads(ran.stdout)["results"] == json.loads(here.stdout)["results"]

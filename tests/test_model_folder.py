@@ -1,0 +1,176 @@
+"""Model folders: what is written is read back, dirt from the Hub is survived, everything else is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audiotag.config import ModelConfig, NetworkConfig
+from audiotag.errors import ModelError
+from audiotag.model_card import model_card, write_model_card
+from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, open_model_folder, write_configs
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def folder(tiny_config: ModelConfig, tmp_path: Path) -> Path:
+    write_configs(tmp_path / "model", tiny_config)
+    return tmp_path / "model"
+
+
+def change(path: Path, edit: Change) -> None:
+    values = json.loads(path.read_text())
+    edit(values)
+    path.write_text(json.dumps(values))
+
+
+def test_what_is_written_is_read_back(tiny_config: ModelConfig, folder: Path) -> None:
+    opened = open_model_folder(folder)
+    assert (opened.name, opened.revision, opened.config) == ("model", None, tiny_config)
+    assert not list(folder.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "labels", "n_warnings"),
+    [
+        (lambda c: c.update(id2label={"0": 10, "1": 20, "2": 30}), ("10", "20", "30"), 1),
+        (lambda c: c.update(id2label={"2": "c", "0": "a", "1": "b"}), ("a", "b", "c"), 0),
+        (lambda c: c.update(id2label={f"LABEL_{i}": name for i, name in enumerate("abc")}), ("a", "b", "c"), 0),
+        (lambda c: c.pop("id2label"), ("LABEL_0", "LABEL_1", "LABEL_2"), 1),
+        (lambda c: c.pop("label2id"), None, 0),
+        (lambda c: c.update(label2id={"LABEL_0": "0"}), None, 0),
+        (lambda c: c.pop("problem_type"), None, 1),
+        (lambda c: (c.pop("problem_type"), c.pop("id2label")), ("LABEL_0", "LABEL_1", "LABEL_2"), 1),
+    ],
+    ids=["numbers", "text ids", "LABEL_n ids", "no labels", "no label2id", "odd label2id", "no problem_type", "two"],
+)  # fmt: skip
+def test_dirt_seen_on_the_hub_is_survived_with_one_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    edit: Change, labels: tuple[str, ...] | None, n_warnings: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(logging.getLogger("audiotag"), "propagate", True)  # a command may have run before
+    monkeypatch.setattr(logging.getLogger("audiotag"), "handlers", [])
+    expected = labels or open_model_folder(folder).config.labels
+    change(folder / CONFIG, edit)
+    with caplog.at_level(logging.WARNING, logger="audiotag"):
+        assert open_model_folder(folder).config.labels == expected
+    assert len(caplog.records) == n_warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "complaint"),
+    [
+        (CONFIG, lambda c: c.update(architectures=["ASTForAudioClassification"]), "ASTForAudioClassification"),
+        (CONFIG, lambda c: (c.pop("architectures"), c.update(model_type="wav2vec2")), "wav2vec2"),
+        (CONFIG, lambda c: c.update(id2label={"0": "a", "1": "b"}), "does not name the outputs 0 to 2"),
+        (CONFIG, lambda c: c.update(id2label={"one": "a"}), "'one'"),
+        (CONFIG, lambda c: c.update(problem_type="regression"), "'regression'"),
+        (CONFIG, lambda c: c.pop("network"), "'network' is missing"),
+        (CONFIG, lambda c: c["network"].update(width=10**9), "out of all proportion"),
+        (CONFIG, lambda c: c["network"].update(width=10**9, depths=[10**9]), "out of all proportion"),
+        (CONFIG, lambda c: c["network"].update(depths=[1] * 100_000), "out of all proportion"),
+        (CONFIG, lambda c: c["network"].update(n_labels=10**12), "n_labels must be 1 to"),
+        (CONFIG, lambda c: c["network"].update(kernel_sizes=[10**9 + 1]), "out of all proportion"),
+        (CONFIG, lambda c: c["network"].update(width="wide"), "not usable"),
+        (PREPROCESSOR, lambda c: c["window"].update(n_samples=10**15), "out of all proportion"),
+        (PREPROCESSOR, lambda c: c["frontend"].update(n_fft=2**40, win_length=200), "out of all proportion"),
+        (PREPROCESSOR, lambda c: c["frontend"].update(n_mels=10**9), "out of all proportion"),
+        (PREPROCESSOR, lambda c: c["frontend"].update(colour="red"), "unknown key 'colour'"),
+    ],
+)
+def test_what_is_not_ours_or_out_of_proportion_is_refused(
+    folder: Path, name: str, edit: Change, complaint: str
+) -> None:
+    change(folder / name, edit)
+    with pytest.raises(ModelError, match=complaint):
+        open_model_folder(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000], ids=lambda value: repr(value[:4]))
+@pytest.mark.parametrize("name", [CONFIG, PREPROCESSOR])
+def test_a_broken_file_is_a_model_error(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelError, match=name):
+        open_model_folder(folder)
+
+
+def test_another_architecture_is_named_even_without_our_second_file(folder: Path) -> None:
+    (folder / PREPROCESSOR).unlink()
+    change(folder / CONFIG, lambda c: c.update(architectures=["Wav2Vec2ForCTC"]))
+    with pytest.raises(ModelError, match="Wav2Vec2ForCTC"):
+        open_model_folder(folder)
+
+
+def test_a_missing_file_is_named_with_the_way_to_get_it(folder: Path) -> None:
+    opened = open_model_folder(folder)
+    assert not opened.has(ONNX)
+    with pytest.raises(ModelError, match=r"onnx/model\.onnx is missing\. Run `audiotag export "):
+        opened.file(ONNX)
+    with pytest.raises(ModelError, match="--precision fp32"):
+        opened.file(ONNX_INT8)
+
+
+def test_the_checksum_is_that_of_the_weights_or_else_of_the_onnx_file(folder: Path) -> None:
+    (folder / ONNX).parent.mkdir()
+    (folder / ONNX).write_bytes(b"onnx")
+    assert open_model_folder(folder).sha256 == hashlib.sha256(b"onnx").hexdigest()
+    (folder / WEIGHTS).write_bytes(b"weights")
+    assert open_model_folder(folder).sha256 == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_parameters_and_macs_are_those_of_the_published_network() -> None:
+    # The authors' VGG-Sound model: 11.83 M parameters and 2.53 GMACs before complete fusion folds every BatchNorm.
+    network = NetworkConfig(n_labels=309)
+    assert network.n_parameters == 11_667_765
+    assert network.n_macs(512, 128) / 1e9 == pytest.approx(2.53, abs=0.01)
+
+
+def test_parameters_are_those_of_a_fused_network(tiny_network: Any, tiny_config: ModelConfig) -> None:
+    from audiotag.network import fuse
+
+    fused = sum(parameter.numel() for parameter in fuse(tiny_network).parameters())
+    assert tiny_config.network.n_parameters == fused
+
+
+@pytest.mark.parametrize("license_name", [None, "CC-BY-SA-4.0"])
+def test_the_card_satisfies_the_hubs_own_classes(
+    tiny_config: ModelConfig, tmp_path: Path, license_name: str | None
+) -> None:
+    from huggingface_hub import ModelCard
+
+    metrics = {"fp32": {"macro_map": 0.5, "micro_map": 0.6, "top1": 0.7, "top5": 0.9, "n_clips": 10, "n_labels": 3,
+                        "per_label": []}}  # fmt: skip
+    config = replace(tiny_config, license=license_name, metrics=metrics, provenance={"data": "FSD"})
+    write_model_card(tmp_path, config)
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.pipeline_tag, data.library_name) == ("audio-classification", "audiotag")
+    assert data.license == (license_name or "other").lower()
+    assert data.eval_results is not None
+    assert {result.metric_value for result in data.eval_results} == {0.5, 0.7, 0.9}
+
+
+def test_a_card_without_figures_satisfies_the_hub_too(tiny_config: ModelConfig) -> None:
+    from huggingface_hub import ModelCard
+
+    data = ModelCard(model_card(tiny_config)).data
+    assert data.pipeline_tag == "audio-classification"
+    assert "AudioRepInceptionNeXt" in (data.tags or [])
+
+
+def test_the_embedded_models_card_satisfies_the_hub() -> None:
+    from huggingface_hub import ModelCard
+
+    path = Path(__file__).parents[1] / "weights" / "default" / "README.md"
+    if not path.exists():
+        pytest.skip("there is no embedded model in this checkout")
+    assert ModelCard.load(path).data.pipeline_tag == "audio-classification"
+
+
