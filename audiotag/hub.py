@@ -7,7 +7,9 @@ checks what arrives, and says in one line what went wrong.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import logging
 import os
 import re
@@ -233,7 +235,35 @@ def _open_snapshot(hub_id: HubId, commit: str) -> ModelFolder | None:
     path = hub_id.storage / "snapshots" / commit
     if not (path / CONFIG).exists() or not (path / PREPROCESSOR).exists():
         return None
-    return open_model_folder(path, name=hub_id.repo, revision=commit)
+    return _known_weights(open_model_folder(path, name=hub_id.repo, revision=commit))
+
+
+def _known_weights(folder: ModelFolder) -> ModelFolder:
+    """The folder with the checksum of its weights, so that results name the same whichever files are here."""
+    weights = _read_record(folder.name, str(folder.revision)).get(WEIGHTS, "")
+    return replace(folder, weights_sha256=weights) if len(weights) == 64 and not folder.has(WEIGHTS) else folder
+
+
+def _record_path(repo: str, commit: str) -> Path:
+    return audiotag_cache() / "checksums" / repo.replace("/", "--") / f"{commit}.json"
+
+
+def _read_record(repo: str, commit: str) -> dict[str, str]:
+    """The checksums that the Hub named when a commit was pulled; empty for a cache that others filled."""
+    try:
+        record = json.loads(_record_path(repo, commit).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(checksum) for name, checksum in record.items()} if isinstance(record, dict) else {}
+
+
+def _write_record(hub_id: HubId, offer: Offer) -> None:
+    path = _record_path(hub_id.repo, offer.commit)
+    with contextlib.suppress(OSError):  # it only makes things nicer
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(offer.checksums, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
 
 
 def _offline_rest(hub_id: HubId, commit: str | None, engine: EngineOptions) -> ModelFolder:
@@ -278,7 +308,9 @@ def pull(hub_id: HubId, *, engine: EngineOptions | None = None) -> ModelFolder:
     folder = open_model_folder(hub_id.storage / "snapshots" / offer.commit, name=hub_id.repo, revision=offer.commit)
     for name in _chosen(hub_id, folder, offer, engine):
         _download(hub_id, offer, name)
+    _write_record(hub_id, offer)
     _remember(hub_id, offer.commit)
+    folder = _known_weights(folder)
     return folder if engine is None or _has_needed(folder, engine) else _with_onnx(folder, engine)
 
 
@@ -404,8 +436,8 @@ def _retry_after(error: BaseException) -> float:
 def _explained(hub_id: HubId, error: Exception) -> HubError:
     """One line with the way out."""
     cause: BaseException = error
-    while _status(cause) is None and isinstance(cause.__cause__, Exception):
-        cause = cause.__cause__  # "not in the cache" hides why the Hub did not answer
+    if type(error).__name__ == "LocalEntryNotFoundError" and error.__cause__ is not None:
+        cause = error.__cause__  # "not in the cache" hides why the Hub did not answer
     status = _status(cause)
     if status is not None:
         return HubError(f"{hub_id}: {_meaning(hub_id, cause, status)}")
@@ -474,6 +506,7 @@ def remove_cached(hub_id: HubId, *, whole: bool) -> tuple[tuple[str, ...], int]:
         removal.execute()
         for name in commits:
             shutil.rmtree(exported_folder(hub_id.repo, name), ignore_errors=True)
+            _record_path(hub_id.repo, name).unlink(missing_ok=True)
     except OSError as error:
         raise HubError(f"{hub_id}: cannot be removed from {hub_cache()}: {error.strerror or error}") from error
     return commits, removal.expected_freed_size
@@ -481,7 +514,9 @@ def remove_cached(hub_id: HubId, *, whole: bool) -> tuple[tuple[str, ...], int]:
 
 def files_recorded(folder: ModelFolder, *, offline: bool) -> dict[str, str]:
     """The checksum of each file as the Hub recorded it, from the cache or, where that keeps none, from the Hub."""
-    recorded = {name: recorded_checksum(folder.path / name) for name in DOWNLOADED if folder.has(name)}
+    known = {} if folder.revision is None else _read_record(folder.name, folder.revision)
+    present = (name for name in DOWNLOADED if folder.has(name))
+    recorded = {name: recorded_checksum(folder.path / name) or known.get(name, "") for name in present}
     if all(recorded.values()) or folder.revision is None or offline or _is_offline():
         return recorded
     return _ask(HubId(repo=folder.name, revision=folder.revision)).checksums

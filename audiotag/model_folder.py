@@ -60,6 +60,7 @@ class ModelFolder:
     name: str
     revision: str | None
     config: ModelConfig
+    weights_sha256: str | None = None  # as the Hub recorded it, for a folder that holds only some of the files
 
     def has(self, name: str) -> bool:
         """Whether the folder holds this file."""
@@ -78,8 +79,10 @@ class ModelFolder:
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum in hex of the weights: `model.safetensors`, or `onnx/model.onnx` in a folder without it."""
-        return sha256_of(self.file(WEIGHTS if self.has(WEIGHTS) else ONNX))
+        """Checksum in hex of the weights: `model.safetensors`, or of what a model without it runs on."""
+        if self.weights_sha256 is not None:
+            return self.weights_sha256
+        return sha256_of(self.file(next((name for name in (WEIGHTS, ONNX, ONNX_INT8) if self.has(name)), WEIGHTS)))
 
 
 def sha256_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -142,6 +143,16 @@ def test_only_what_the_engine_needs_is_downloaded(
     assert {name for name in BYTES if folder.has(name)} == expected
 
 
+def test_the_checksum_of_the_weights_is_the_same_whichever_files_are_here(
+    server: HubServer, files: dict[str, bytes]
+) -> None:
+    server.publish(ID, files)
+    expected = hashlib.sha256(BYTES[WEIGHTS]).hexdigest()
+    assert [resolve_model(ID, engine=CPU).sha256 for _ in range(2)] == [expected, expected]
+    assert not resolve_model(ID, engine=CPU).has(WEIGHTS)
+    assert pull(HubId(repo=ID)).sha256 == expected
+
+
 def test_a_tag_seen_before_needs_no_request(server: HubServer, files: dict[str, bytes]) -> None:
     server.publish(ID, files, ref="v1")
     resolve_model(f"{ID}@v1", engine=CPU)
@@ -217,6 +228,7 @@ def test_without_a_network_a_cached_model_works_at_once_and_another_says_what_to
     other = subprocess.run([*command, "org/other@v2"], env=environment, capture_output=True, text=True, timeout=60)
     assert (other.returncode, other.stdout, other.stderr.count("\n")) == (1, "", 1)
     assert "`audiotag models pull org/other@v2`" in other.stderr
+    assert ("audiotag is offline" if how == "offline" else "cannot be reached") in other.stderr
     assert server.requests == []
 
 
@@ -262,6 +274,15 @@ def test_two_failures_of_the_server_are_survived(
     server.faults.append(Fault(where.replace("{storage}", f"{commit}/onnx"), 500, times=2))
     assert resolve_model(ID, engine=CPU).file(ONNX).read_bytes() == BYTES[ONNX]
     assert waits  # the client repeats the first HEAD at once
+
+
+def test_a_server_that_keeps_failing_is_one_line(
+    server: HubServer, files: dict[str, bytes], waits: list[float]
+) -> None:
+    server.publish(ID, files)
+    server.faults.append(Fault("/resolve/", 500))
+    assert "the Hub failed (HTTP 500)" in failure()
+    assert nothing_half_written()
 
 
 def test_retry_after_is_waited_for(server: HubServer, files: dict[str, bytes], waits: list[float]) -> None:
