@@ -8,6 +8,7 @@ checks what arrives, and says in one line what went wrong.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from audiotag.config import MAX_INT8_MAP_LOSS, ModelConfig
 from audiotag.errors import HubError, ModelError, UsageError
@@ -35,6 +36,9 @@ from audiotag.model_folder import (
     sha256_of,
 )
 from audiotag.options import EngineOptions, has_gpu
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
 
 DEFAULT = "default"  # the name of the embedded model
 CARD = "README.md"
@@ -333,9 +337,14 @@ def _ask(hub_id: HubId) -> Offer:
     _hush()
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     timeout = float(constants.HF_HUB_ETAG_TIMEOUT)
-    info = _requested(
-        hub_id, lambda: api.model_info(hub_id.repo, revision=hub_id.revision, files_metadata=True, timeout=timeout)
-    )
+
+    def describe() -> ModelInfo:
+        try:
+            return api.model_info(hub_id.repo, revision=hub_id.revision, files_metadata=True, timeout=timeout)
+        except (KeyError, TypeError, AttributeError) as error:  # JSON of another layout
+            raise ValueError("the answer is not a Hub's. Check HF_ENDPOINT and the network's login page") from error
+
+    info = _requested(hub_id, describe)
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit):
         raise HubError(f"{hub_id}: the server names no commit. Check HF_ENDPOINT")
@@ -374,7 +383,7 @@ def _forget(path: Path) -> None:
 
 
 def _remember(hub_id: HubId, commit: str) -> None:
-    if hub_id.revision == commit:
+    if cached_commit(hub_id) == commit:  # a cache that cannot be written is still good for this
         return
     ref = hub_id.storage / "refs" / hub_id.revision
     try:
@@ -501,14 +510,18 @@ def remove_cached(hub_id: HubId, *, whole: bool) -> tuple[tuple[str, ...], int]:
         raise HubError(f"{hub_id}: is not in the cache {hub_cache()}. `audiotag models list` shows what is")
     from huggingface_hub import scan_cache_dir
 
+    _hush()
     try:
         removal = scan_cache_dir(hub_cache()).delete_revisions(*commits)
         removal.execute()
+        if any((snapshots / name).exists() for name in commits):  # the client only logs this
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         for name in commits:
             shutil.rmtree(exported_folder(hub_id.repo, name), ignore_errors=True)
             _record_path(hub_id.repo, name).unlink(missing_ok=True)
     except OSError as error:
-        raise HubError(f"{hub_id}: cannot be removed from {hub_cache()}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise HubError(f"{hub_id}: cannot be removed from {hub_cache()}: {reason}. Check its owner") from error
     return commits, removal.expected_freed_size
 
 

@@ -259,6 +259,23 @@ def test_a_refusal_is_one_line_with_the_way_out(
     assert server.asked_for("/api/") == (len(hub.BACKOFF) + 1 if status == 500 else 1)
 
 
+def test_a_login_page_in_place_of_the_hub_is_one_line(server: HubServer, waits: list[float]) -> None:
+    server.faults.append(Fault("/api/models/", 200))
+    assert "the answer is not a Hub's" in failure()
+
+
+def test_update_works_on_a_cache_of_somebody_else(
+    server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    server.publish(ID, files)
+    resolve_model(ID, engine=CPU)
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert resolve_model(ID, engine=CPU, update=True).has(ONNX)
+
+
 def test_a_gated_file_of_a_public_listing_is_refused_in_one_line(server: HubServer, files: dict[str, bytes]) -> None:
     server.publish(ID, files)
     server.faults.append(Fault("/resolve/", 403, {"X-Error-Code": "GatedRepo"}))
