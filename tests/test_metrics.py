@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from audiotag.training.metrics import average_precision, best_f1_threshold, hit_rate, macro_map, micro_map
+from audiotag.training.metrics import (
+    average_precision,
+    best_f1_threshold,
+    expected_calibration_error,
+    hit_rate,
+    macro_map,
+    micro_map,
+)
 
 
 def _by_definition(scores: np.ndarray, targets: np.ndarray) -> float:
@@ -55,3 +62,17 @@ def test_best_f1_threshold_equals_a_search_over_all_thresholds() -> None:
     threshold, best = best_f1_threshold(scores, targets)
     assert best == pytest.approx(max(f1(t) for t in scores))
     assert f1(threshold) == pytest.approx(best)
+
+
+def test_calibration_error_is_the_distance_of_scores_from_shares() -> None:
+    scores = np.array([[0.9, 0.9, 0.1, 0.1]])
+    targets = np.array([[1.0, 0.0, 0.0, 0.0]])
+    assert expected_calibration_error(scores, targets) == pytest.approx((2 * 0.4 + 2 * 0.1) / 4)
+    rng = np.random.default_rng(0)
+    honest = rng.random((2000, 50))
+    assert expected_calibration_error(honest, (rng.random(honest.shape) < honest).astype(float)) < 0.005
+
+
+def test_calibration_error_takes_scores_of_zero_and_one() -> None:
+    both = np.array([[0.0, 1.0]])
+    assert expected_calibration_error(both, both) == 0.0
