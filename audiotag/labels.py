@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,8 +54,7 @@ class LabelSet:
         if exact is not None:
             return (exact,)
         matched = tuple(
-            index for index, name in enumerate(self.names)
-            if fnmatch.fnmatchcase(name.casefold(), pattern.casefold())
+            index for index, name in enumerate(self.names) if fnmatch.fnmatchcase(name.casefold(), pattern.casefold())
         )
         if not matched:
             raise UsageError(f"label {pattern!r}: {self._suggest(pattern)}")
@@ -67,6 +66,19 @@ class LabelSet:
         dropped = {index for pattern in exclude for index in self.find(pattern)}
         return tuple(sorted(kept - dropped))
 
+    def fill(self, named: Mapping[str, float], others: Sequence[float]) -> tuple[float, ...]:
+        """A value for each label: of those in `named`, for the rest of `others`, which are in network order.
+
+        Raises:
+            UsageError: a name is not among the labels (globs are not meant); the message suggests the nearest.
+        """
+        values = list(others)
+        for name, value in named.items():
+            if name.casefold() not in self._index_of_folded:
+                raise UsageError(f"label {name!r}: {self._suggest(name)}")
+            values[self._index_of_folded[name.casefold()]] = value
+        return tuple(values)
+
     def search(self, text: str) -> tuple[int, ...]:
         """Positions of the labels whose name contains `text`, upper and lower case alike."""
         return tuple(index for index, name in enumerate(self.names) if text.casefold() in name.casefold())
@@ -76,5 +88,8 @@ class LabelSet:
         near = near or [name.casefold() for name in (self[i] for i in self.search(pattern)[:3])]
         if not near:
             return "the model does not know it. `audiotag labels` lists what it knows"
-        return "the model does not know it. Did you mean " + ", ".join(
-            repr(self[self._index_of_folded[name]]) for name in near) + "?"
+        return (
+            "the model does not know it. Did you mean "
+            + ", ".join(repr(self[self._index_of_folded[name]]) for name in near)
+            + "?"
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,6 +42,7 @@ class TagOptions:
     aggregate: Aggregate | None = None  # over a clip's windows; None: the model's
     top_k: int = 5  # tags of each head; 0: all
     threshold: float | None = None  # least score; None: the model's, label by label
+    thresholds: Mapping[str, float] | None = None  # least score of these labels; the others keep `threshold`
     include_labels: tuple[str, ...] = ()  # names or globs; empty: all
     exclude_labels: tuple[str, ...] = ()  # names or globs
     windows: bool = False  # tags of each window too
@@ -55,6 +57,8 @@ class TagOptions:
         _check(self.aggregate in (None, *AGGREGATES), "aggregate", " or ".join(AGGREGATES), self.aggregate)
         _check(self.top_k >= 0, "top-k", "0 (all) or more", self.top_k)
         _check(self.threshold is None or 0 <= self.threshold <= 1, "threshold", "0 to 1", self.threshold)
+        for label, value in (self.thresholds or {}).items():
+            _check(0 <= value <= 1, f"the threshold of {label!r}", "0 to 1", value)
         _check(self.hop is None or self.max_windows is None, "max-windows", "without hop", self.max_windows)
 
 

@@ -61,11 +61,7 @@ class Pipeline:
     ) -> None:
         self._config = config
         self._options = options
-        self._selection = TagSelection(
-            top_k=options.top_k,
-            threshold=options.threshold,
-            labels=LabelSet(config.labels).select(options.include_labels, options.exclude_labels),
-        )
+        self._selection = selection_of(options, config)
         self._scorer = _Scorer(engine, config, batch_size or engine.batch_size)
         self._n_calls = engine.concurrency
         self._n_workers = workers or core_count()
@@ -104,6 +100,21 @@ class Pipeline:
             batch, future = pending.popleft()
             scores = future.result()
             yield from ((item, next(scores) if isinstance(item, _WindowItem) else None) for item in batch)
+
+
+def selection_of(options: TagOptions, config: ModelConfig) -> TagSelection:
+    """Which scores of a model become tags.
+
+    Raises:
+        UsageError: an option names a label that the model does not know.
+    """
+    labels = LabelSet(config.labels)
+    of_all = config.thresholds if options.threshold is None else (options.threshold,) * len(labels)
+    return TagSelection(
+        top_k=options.top_k,
+        thresholds=labels.fill(options.thresholds or {}, of_all),
+        labels=labels.select(options.include_labels, options.exclude_labels),
+    )
 
 
 def _ignore(seconds: float) -> None:

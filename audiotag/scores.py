@@ -62,7 +62,7 @@ class TagSelection:
     """Which scores become tags."""
 
     top_k: int = 5  # tags of each head, at most; 0: all
-    threshold: float | None = None  # least score; None: the model's own, label by label
+    thresholds: tuple[float, ...] | None = None  # least score of each label; None: the model's
     labels: tuple[int, ...] | None = None  # positions of the labels to choose from; None: all
 
 
@@ -71,8 +71,8 @@ def top_tags(scores: ScoreArray, config: ModelConfig, selection: TagSelection) -
 
     Shape: `[class]` -> at most `top_k` tags a head.
     """
-    thresholds = np.asarray(config.thresholds) if selection.threshold is None else selection.threshold
-    eligible = scores >= thresholds
+    thresholds = config.thresholds if selection.thresholds is None else selection.thresholds
+    eligible = scores >= np.asarray(thresholds)
     if selection.labels is not None:
         eligible &= np.isin(np.arange(len(scores)), selection.labels)
     tags: list[Tag] = []

@@ -89,7 +89,7 @@ def test_json_is_one_object_with_the_run_and_the_results(
     assert (header["model"], header["revision"], header["schema"]) == ("tiny", None, 1)
     assert header["parameters"] == {
         "hop": None, "max_windows": None, "channels": "mix", "start": 0.0, "duration": None, "aggregate": None,
-        "top_k": 5, "threshold": 0.0, "include_labels": [], "exclude_labels": [], "windows": False,
+        "top_k": 5, "threshold": 0.0, "thresholds": None, "include_labels": [], "exclude_labels": [], "windows": False,
         "engine": "onnx", "device": "cpu", "precision": "int8",
     }  # fmt: skip
     assert len(header["sha256"]) == 64

@@ -69,7 +69,7 @@ def test_the_threshold_is_the_models_unless_one_is_given(tiny_config: ModelConfi
     config = replace(tiny_config, thresholds=(0.5, 0.1, 0.1))
     scores = np.array([0.4, 0.1, 0.05])
     assert [tag.label for tag in top_tags(scores, config, TagSelection())] == [config.labels[1]]
-    assert len(top_tags(scores, config, TagSelection(threshold=0.05))) == 3
+    assert len(top_tags(scores, config, TagSelection(thresholds=(0.05,) * 3))) == 3
 
 
 def test_only_the_labels_asked_for_become_tags(two_heads: ModelConfig) -> None:

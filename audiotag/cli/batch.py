@@ -19,13 +19,12 @@ import typer
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, TAG, record_of
 from audiotag.cli.plan import show_plan
-from audiotag.cli.predict import at_least_one
+from audiotag.cli.predict import at_least_one, check_labels
 from audiotag.cli.progress import Progress, hours, real_time
 from audiotag.errors import ExitCode, UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Input, find_inputs
 from audiotag.journal import JournaledFile, Mode, check_output, read_finished
-from audiotag.labels import LabelSet
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.results import Failure, Result
 from audiotag.writers import Output, open_output, open_writer, pick_format
@@ -60,6 +59,7 @@ def batch(
     model: options.Model = None,
     top_k: options.TopK = TAG.top_k,
     threshold: options.Threshold = TAG.threshold,
+    thresholds: options.Thresholds = None,
     include_labels: options.IncludeLabels = options.NO_NAMES,
     exclude_labels: options.ExcludeLabels = options.NO_NAMES,
     windows: options.Windows = TAG.windows,
@@ -91,7 +91,7 @@ def batch(
     if out is not None and not dry_run:
         check_output(out, mode)
     folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
-    LabelSet(folder.config.labels).select(include_labels, exclude_labels)
+    check_labels(tag_options, folder)
     find = partial(find_inputs, inputs, include=include, exclude=exclude, files_from=files_from, null=null)
     if dry_run:
         return show_plan(find(), folder, tag_options, engine_options)

@@ -17,6 +17,7 @@ import typer
 
 from audiotag.errors import UsageError
 from audiotag.options import AGGREGATES, CHANNELS, ENGINES, PRECISIONS, EngineOptions, TagOptions
+from audiotag.thresholds import read_thresholds
 from audiotag.writers import FORMATS
 
 DEVICES = ("auto", "cpu", "cuda", "mps")  # what completion offers; cuda:N is taken too
@@ -62,6 +63,10 @@ def completing(names: Iterable[str]) -> Callable[[str], list[str]]:
     """What the shell offers for an option that takes one of `names`."""
     allowed = tuple(names)
     return lambda incomplete: [name for name in allowed if name.startswith(incomplete)]
+
+
+def _thresholds(path: Any) -> dict[str, float]:
+    return read_thresholds(path) if isinstance(path, str) else path
 
 
 _Record = TypeVar("_Record")
@@ -155,6 +160,13 @@ Threshold = Annotated[
     typer.Option(
         "--threshold", "-t", metavar="SCORE", min=0.0, max=1.0, show_default=False,
         help="Least score of a tag. [default: the model's, label by label]",
+    ),
+]  # fmt: skip
+Thresholds = Annotated[
+    str | None,
+    typer.Option(
+        "--thresholds", parser=_thresholds, metavar="FILE", show_default=False,
+        help="Least scores of single labels, JSON or CSV, as evaluate --thresholds-out writes them.",
     ),
 ]  # fmt: skip
 IncludeLabels = Annotated[

@@ -15,6 +15,7 @@ from audiotag.errors import ExitCode, NoInputsError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Found, Input, find_inputs
 from audiotag.labels import LabelSet
+from audiotag.model_folder import ModelFolder
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.results import Failure, Result
 from audiotag.writers import FORMATS, Writer, open_output, open_writer, pick_format
@@ -28,6 +29,7 @@ def predict(
     model: options.Model = None,
     top_k: options.TopK = TAG.top_k,
     threshold: options.Threshold = TAG.threshold,
+    thresholds: options.Thresholds = None,
     include_labels: options.IncludeLabels = options.NO_NAMES,
     exclude_labels: options.ExcludeLabels = options.NO_NAMES,
     windows: options.Windows = TAG.windows,
@@ -59,7 +61,7 @@ def predict(
     tag_options, engine_options = record_of(TagOptions, context), record_of(EngineOptions, context)
     name = pick_format(form, out, header=header)
     folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
-    LabelSet(folder.config.labels).select(include_labels, exclude_labels)
+    check_labels(tag_options, folder)
     found = at_least_one(find_inputs(inputs))
     with open_output(out) as output:
         from audiotag.tagger import Tagger
@@ -72,6 +74,17 @@ def predict(
         with closing(tagger.tag_many(found, options=tag_options)) as results:
             n_failed = _write(results, writer, tells=name != "table")
     return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
+
+
+def check_labels(tag_options: TagOptions, folder: ModelFolder) -> None:
+    """Refuses an option that names a label which the model does not know, before anything heavy is imported.
+
+    Raises:
+        UsageError: there is one.
+    """
+    labels = LabelSet(folder.config.labels)
+    labels.select(tag_options.include_labels, tag_options.exclude_labels)
+    labels.fill(tag_options.thresholds or {}, folder.config.thresholds)
 
 
 def at_least_one(found: Iterator[Found]) -> Iterator[Input]:
