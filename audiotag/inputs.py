@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import hashlib
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from audiotag.errors import UsageError
 
@@ -66,6 +67,49 @@ class Skipped:
 
 
 Found = Input | Skipped
+_AnyFound = TypeVar("_AnyFound", bound=Found)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` of `count` of any set of inputs, for job arrays: `Shard(2, 8)` is written `2/8`.
+
+    A path's own bytes say where it belongs, so that neither the other inputs nor their order nor the machine matter.
+    """
+
+    number: int  # 1 to count
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise ValueError(f"a shard's number goes from 1 to {self.count}, not {self.number}")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def __contains__(self, path: str) -> bool:
+        digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.number - 1
+
+
+def parse_shard(text: str) -> Shard:
+    """The shard that `I/N` stands for.
+
+    >>> parse_shard("2/8")
+    Shard(number=2, count=8)
+
+    Raises:
+        ValueError: it is not of this form, or I is not 1 to N.
+    """
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
+    if match is None:
+        raise ValueError(f"{text!r} is not a shard; write I/N, such as 2/8")
+    return Shard(int(match[1]), int(match[2]))
+
+
+def in_shard(found: Iterable[_AnyFound], shard: Shard | None) -> Iterator[_AnyFound]:
+    """What of `found` belongs to a shard; everything where there is none."""
+    return (item for item in found if shard is None or item.path in shard)
 
 
 def find_inputs(
@@ -158,11 +202,14 @@ def _expand(argument: str) -> Iterator[str]:
     if os.path.lexists(argument) or not glob.has_magic(argument):
         yield argument
         return
-    matches = sorted((path for path in glob.iglob(argument, recursive=True) if not _runs_in_a_loop(path)), key=_order)
+    matches = sorted(
+        (path for path in glob.iglob(argument, recursive=True) if not _runs_in_a_loop(path)), key=path_order
+    )
     yield from matches or [argument]
 
 
-def _order(path: str) -> tuple[bytes, ...]:
+def path_order(path: str) -> tuple[bytes, ...]:
+    """What the files of a folder are sorted by as it is walked."""
     return tuple(map(os.fsencode, PurePath(path).parts))
 
 

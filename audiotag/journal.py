@@ -19,7 +19,7 @@ import stat
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -275,8 +275,7 @@ class JournaledFile:
         return self._provenance
 
     def _clean_up(self, provenance: Mapping[str, Any]) -> None:
-        text = json.dumps(provenance, indent=2) + "\n"
-        _write_beside(provenance_path(self.path), lambda output: _ignore(output.write(text.encode("ascii"))))
+        write_provenance(self.path, {**provenance, "bytes": self.path.stat().st_size})
         with _explained(self.path):
             journal_path(self.path).unlink()
             side_path(self.path).unlink(missing_ok=True)
@@ -296,7 +295,7 @@ class JournaledFile:
             self._line({"sorted": size, "crc32": crc32, "provenance": provenance})
             os.fsync(self._journal.fileno())
 
-        _write_beside(self.path, write, before_replacing=vouch)
+        write_beside(self.path, write, before_replacing=vouch)
 
     def _convert(self) -> None:
         def write(output: Output) -> None:
@@ -306,7 +305,7 @@ class JournaledFile:
                 writer.write(result_from_dict(json.loads(line)))
             writer.end()
 
-        _write_beside(self.path, write)
+        write_beside(self.path, write)
 
     def _records(self) -> Iterator[bytes]:
         with open(self._work_path, "rb") as work:
@@ -355,7 +354,7 @@ def read_finished(path: Path, *, form: str, header: Mapping[str, Any], with_head
         for value in (fingerprint, *map(asdict, _entries_of(path, form, began_ns))):
             output.write(json.dumps(value).encode("ascii") + b"\n")
 
-    _write_beside(journal_path(path), write)
+    write_beside(journal_path(path), write)
     return None
 
 
@@ -380,7 +379,7 @@ def _entries_of(path: Path, form: str, began_ns: int) -> Iterator[Entry]:
 def _rows_in(file: BinaryIO, form: str) -> Iterator[tuple[str, int, int, Status, float]]:
     """Path, first and last byte, status and seconds of each row; the head is left out."""
     begin = 0
-    for row in file if form == "ndjson" else _quoted_rows(file):
+    for row in file if form == "ndjson" else quoted_rows(file):
         end = begin + len(row)
         if form == "ndjson":
             shown = json.loads(row)
@@ -394,10 +393,10 @@ def _rows_in(file: BinaryIO, form: str) -> Iterator[tuple[str, int, int, Status,
         begin = end
 
 
-def _quoted_rows(file: BinaryIO) -> Iterator[bytes]:
+def quoted_rows(lines: Iterable[bytes]) -> Iterator[bytes]:
     """Rows of separated values; a newline between quotes does not end one."""
     row = b""
-    for line in file:
+    for line in lines:
         row += line
         if row.count(b'"') % 2 == 0:
             yield row
@@ -430,8 +429,8 @@ def _now() -> str:
 
 def _refuse_changes(was: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     changes = [
-        f"{name} was {_short(before)}, is {_short(after)}"
-        for name, before, after in _differences(_compared(was), _compared(now))
+        f"{name} was {short_json(before)}, is {short_json(after)}"
+        for name, before, after in differences(settings_of(was), settings_of(now))
     ]
     if changes:
         raise OutputError(
@@ -440,19 +439,22 @@ def _refuse_changes(was: Mapping[str, Any], now: Mapping[str, Any], path: Path) 
         )
 
 
-def _compared(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be the same for two outputs to belong together, flat; names of models do not count."""
     header = {name: value for name, value in fingerprint["header"].items() if name not in _NOT_COMPARED}
     parameters = header.pop("parameters", {})
     return {**header, **parameters, "format": fingerprint["format"], "header": fingerprint["with_header"]}
 
 
-def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, earlier and present value of what is not the same."""
     for name in dict.fromkeys((*was, *now)):
         if was.get(name) != now.get(name):
             yield name, was.get(name), now.get(name)
 
 
-def _short(value: Any) -> str:
+def short_json(value: Any) -> str:
+    """A value as an error message shows it."""
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
@@ -563,16 +565,26 @@ def _lines_of(pieces: Iterator[bytes]) -> Iterator[bytes]:
     assert not rest, "records end with a newline"
 
 
-def _write_beside(
+def write_provenance(path: Path, provenance: Mapping[str, Any]) -> None:
+    """Puts what made an output beside it."""
+    text = json.dumps(provenance, indent=2) + "\n"
+    write_beside(provenance_path(path), lambda output: _ignore(output.write(text.encode("ascii"))))
+
+
+def write_beside(
     path: Path, write: Callable[[Output], None], *, before_replacing: Callable[[int, int], None] | None = None
 ) -> tuple[int, int]:
     """Writes a file under another name and gives it its own when it is whole; its size and checksum."""
     partial = path.with_name(path.name + ".partial")
-    with _explained(path), open(partial, "wb") as file:
-        output = _Tracked(file, str(path))
-        write(output)
-        output.flush()
-        os.fsync(file.fileno())
+    try:
+        with _explained(path), open(partial, "wb") as file:
+            output = _Tracked(file, str(path))
+            write(output)
+            output.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     _, size, crc32 = output.end_record()
     if before_replacing is not None:
         before_replacing(size, crc32)

@@ -169,7 +169,7 @@ def test_provenance_says_what_made_the_file(run_audiotag: RunAudiotag, sounds: P
     run_audiotag("batch", "in", "--out", "out.csv", "--hop", "0.25")
     told = json.loads((tmp_path / "out.csv.run.json").read_text())
     assert list(told) == [
-        "audiotag", "format", "with_header", "started", "finished", "inputs", "seconds_of_audio"
+        "audiotag", "format", "with_header", "started", "finished", "inputs", "seconds_of_audio", "bytes"
     ]  # fmt: skip
     assert told["inputs"] == {"ok": 3, "empty": 0, "failed": 1}
     assert told["audiotag"]["parameters"]["hop"] == 0.25

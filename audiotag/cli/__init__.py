@@ -17,6 +17,7 @@ from audiotag.cli.batch import batch
 from audiotag.cli.bench import bench
 from audiotag.cli.convert import export, fuse
 from audiotag.cli.doctor import doctor
+from audiotag.cli.merge import merge
 from audiotag.cli.models import labels, models
 from audiotag.cli.predict import predict
 from audiotag.cli.train import evaluate, train
@@ -55,6 +56,7 @@ def audiotag(
 
 app.command()(predict)
 app.command()(batch)
+app.command()(merge)
 app.command()(train)
 app.command()(evaluate)
 app.command()(fuse)

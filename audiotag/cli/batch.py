@@ -23,7 +23,7 @@ from audiotag.cli.predict import at_least_one, check_labels
 from audiotag.cli.progress import Progress, hours, real_time
 from audiotag.errors import ExitCode, UsageError
 from audiotag.hub import resolve_model
-from audiotag.inputs import Input, find_inputs
+from audiotag.inputs import Input, Shard, find_inputs, in_shard
 from audiotag.journal import JournaledFile, Mode, check_output, read_finished
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.results import Failure, Result
@@ -46,7 +46,7 @@ def batch(
     form: options.Format = None,
     header: options.Header = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was writing --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
+    overwrite: options.Overwrite = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first input that fails.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only show what would be tagged, skipped and why.")
@@ -56,6 +56,7 @@ def batch(
     null: options.Null = False,
     include: options.Include = options.NO_NAMES,
     exclude: options.Exclude = options.NO_NAMES,
+    shard: options.ShardOption = None,
     model: options.Model = None,
     top_k: options.TopK = TAG.top_k,
     threshold: options.Threshold = TAG.threshold,
@@ -94,14 +95,15 @@ def batch(
     check_labels(tag_options, folder)
     find = partial(find_inputs, inputs, include=include, exclude=exclude, files_from=files_from, null=null)
     if dry_run:
-        return show_plan(find(), folder, tag_options, engine_options)
-    found = at_least_one(find())
+        return show_plan(find(), folder, tag_options, engine_options, shard=shard)
+    found = in_shard(at_least_one(find()), shard)
     from audiotag.run import Tally
     from audiotag.tagger import Tagger
 
     tagger, tally = Tagger(folder, options=engine_options), Tally()
-    progress_shown = Progress(tally, None if files_from else find, shown=progress and not quiet)
-    session = _Session(tagger, tag_options, tally, progress_shown, strict=strict)
+    count = None if files_from else lambda: in_shard(find(), shard)
+    progress_shown = Progress(tally, count, shown=progress and not quiet)
+    session = _Session(tagger, tag_options, tally, progress_shown, shard=shard, strict=strict)
     with _interruptible(tally, out), progress_shown:
         session.run(found, out, name, with_header=header, mode=mode)
     if not quiet:
@@ -123,14 +125,23 @@ class _Session:
     """What a run needs besides its inputs and its output."""
 
     def __init__(
-        self, tagger: Tagger, tag_options: TagOptions, tally: Tally, progress: Progress, *, strict: bool
+        self,
+        tagger: Tagger,
+        tag_options: TagOptions,
+        tally: Tally,
+        progress: Progress,
+        *,
+        shard: Shard | None,
+        strict: bool,
     ) -> None:
         self._tagger, self._options, self._tally = tagger, tag_options, tally
-        self._progress, self._strict = progress, strict
+        self._progress, self._shard, self._strict = progress, shard, strict
 
     def run(self, found: Iterable[Input], out: Path | None, name: str, *, with_header: bool, mode: Mode) -> None:
         """Tags what was found, to stdout without `out`."""
         run_header = self._tagger.run_header(self._options)
+        if self._shard is not None:
+            run_header["shard"] = str(self._shard)
         if out is not None:
             self._to_file(found, out, name, run_header, with_header=with_header, mode=mode)
             return

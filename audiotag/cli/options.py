@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from audiotag.errors import UsageError
+from audiotag.inputs import Shard, parse_shard
 from audiotag.options import AGGREGATES, CHANNELS, ENGINES, PRECISIONS, EngineOptions, TagOptions
 from audiotag.thresholds import read_thresholds
 from audiotag.writers import FORMATS
@@ -63,6 +64,13 @@ def completing(names: Iterable[str]) -> Callable[[str], list[str]]:
     """What the shell offers for an option that takes one of `names`."""
     allowed = tuple(names)
     return lambda incomplete: [name for name in allowed if name.startswith(incomplete)]
+
+
+def _shard(text: str | Shard) -> Shard:
+    try:
+        return text if isinstance(text, Shard) else parse_shard(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _thresholds(path: Any) -> dict[str, float]:
@@ -117,6 +125,13 @@ FilesFrom = Annotated[
 Null = Annotated[
     bool, typer.Option("--null", "-0", help="The list of --files-from is separated by NUL instead of newlines.")
 ]
+ShardOption = Annotated[
+    Shard | None,
+    typer.Option(
+        "--shard", parser=_shard, metavar="I/N", show_default=False,
+        help="Tag only part I of N of the inputs, split by their paths; `audiotag merge` joins the outputs.",
+    ),
+]  # fmt: skip
 
 # --- which part of a clip, and which scores become tags: the fields of TagOptions ---
 
@@ -232,6 +247,7 @@ Format = Annotated[
     ),
 ]  # fmt: skip
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write here instead of to stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")]
 Header = Annotated[bool, typer.Option("--header", help="Open NDJSON with a line about the run; JSON has it anyway.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr: model, engine, device.")]

@@ -11,7 +11,7 @@ import typer
 
 from audiotag.cli.progress import hours
 from audiotag.errors import AudioError, ExitCode
-from audiotag.inputs import Found, Input, Skipped
+from audiotag.inputs import Found, Input, Shard, Skipped
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.writers import visible
 
@@ -23,13 +23,22 @@ N_TIMED = 8  # windows that are computed to learn how fast the engine is
 
 
 def show_plan(
-    found: Iterable[Found], folder: ModelFolder, tag_options: TagOptions, engine_options: EngineOptions
+    found: Iterable[Found],
+    folder: ModelFolder,
+    tag_options: TagOptions,
+    engine_options: EngineOptions,
+    *,
+    shard: Shard | None = None,
 ) -> ExitCode:
-    """Prints the plan of a run; nothing is tagged or written."""
+    """Prints the plan of a run, or of a shard of it; nothing is tagged or written."""
     from audiotag.tagger import Tagger
 
     n_inputs, n_skipped, n_bytes, seconds = 0, 0, 0, 0.0
+    n_elsewhere = 0
     for item in found:
+        if shard is not None and item.path not in shard:
+            n_elsewhere += isinstance(item, Input)
+            continue
         if isinstance(item, Skipped):
             n_skipped += 1
             typer.echo(f"skip  {visible(item.path)}  {item.reason}")
@@ -39,9 +48,11 @@ def show_plan(
         n_inputs, n_bytes, seconds = n_inputs + 1, n_bytes + (item.size or 0), seconds + length
     if n_inputs:
         took = _seconds_per_second(Tagger(folder, options=engine_options), tag_options) * seconds
+    if shard is not None:
+        typer.echo(f"shard {shard}; {n_elsewhere:,} inputs are in the others")
     about = f"; about {timedelta(seconds=round(took))} to tag" if n_inputs else ""
     typer.echo(f"{n_inputs:,} inputs, {hours(seconds)}, {n_bytes / 1e6:,.1f} MB; {n_skipped:,} skipped{about}")
-    return ExitCode.OK if n_inputs else ExitCode.NO_INPUTS
+    return ExitCode.OK if n_inputs + n_elsewhere else ExitCode.NO_INPUTS
 
 
 def _length(given: Input) -> tuple[float, str]:

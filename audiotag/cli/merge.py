@@ -1,0 +1,31 @@
+"""`audiotag merge`: the outputs of all shards of a run into one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audiotag.cli import options
+from audiotag.cli.progress import hours
+
+
+def merge(
+    outputs: Annotated[list[Path], typer.Argument(metavar="OUT", help="What `audiotag batch --shard I/N` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Write here; the suffix is the shards'.")],
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Join the outputs of all shards of a run (CSV, TSV, NDJSON, JSON), with FILE.run.json beside each.
+
+    A missing, doubled, unfinished or changed shard, or one of another model or other options, is refused.
+
+    Example: audiotag merge tags.1.csv tags.2.csv --out tags.csv
+    """
+    from audiotag.merge import merge as merge_outputs
+
+    whole = merge_outputs(outputs, out, mode="overwrite" if overwrite else "new")
+    if not quiet:
+        counts = ", ".join(f"{number:,} {status}" for status, number in whole["inputs"].items())
+        typer.echo(f"{len(outputs)} shards: {counts}; {hours(whole['seconds_of_audio'])} of audio", err=True)
