@@ -88,38 +88,95 @@ recognition", Neurocomputing 578, 2024.
 """
 
 
+# Name and key of the figures of a precision, in the order in which they are shown; an older release's lack some.
+FIGURES = (
+    ("macro mAP", "macro_map"), ("micro mAP", "micro_map"), ("mAP weighted by groups", "group_weighted_map"),
+    ("top-1 hit rate", "top1"), ("top-5 hit rate", "top5"), ("calibration error (ECE)", "ece"),
+)  # fmt: skip
+
+
 def _figures(config: ModelConfig) -> str:
-    exact, quantised = config.metrics["fp32"], config.metrics.get("int8")
-    rows = [("macro mAP", "macro_map"), ("micro mAP", "micro_map"), ("top-1 hit rate", "top1"),
-            ("top-5 hit rate", "top5")]  # fmt: skip
+    exact = config.metrics["fp32"]
     lines = [
         "## Measured", "",
         f"On {exact['n_clips']} held-out clips, {exact['n_labels']} labels, through the pipeline that users run. No "
         "recording, uploader or performer of these clips was trained on, where the data's groups are right; but the "
-        "kept weights and the default threshold were chosen on the same clips, so expect a little less on others. A "
-        "hit is a clip whose best label (best five labels) holds one of its own, parents included.", "",
-        "| | float32 | int8 |", "|---|---|---|",
-        *(f"| {name} | {exact[key]:.3f} | {quantised[key]:.3f} |" if quantised else f"| {name} | {exact[key]:.3f} | |"
-          for name, key in rows),
-        "",
+        "kept weights, the calibration and the default thresholds were chosen on the same clips, so expect a little "
+        "less on others. A hit is a clip whose best label (best five labels) holds one of its own, parents included. "
+        "Ranges are 95 %, by resampling groups.", "",
+        *figures_table(config), "",
     ]  # fmt: skip
-    if any(config.thresholds) and len(set(config.thresholds)) == 1:
-        lines += [f"Labels are shown from a score of {config.thresholds[0]:g} on by default: the threshold with the "
-                  f"best F1 over all labels together ({config.metrics['micro_f1_at_threshold']:.3f}).", ""]  # fmt: skip
-    return "\n".join(lines)
+    return "\n".join([*lines, *_at_defaults(exact), *_calibration(config), *_negatives(config)])
+
+
+def figures_table(config: ModelConfig) -> list[str]:
+    """What was measured on held-out clips, float32 beside int8, as the lines of a Markdown table."""
+    exact, quantised = config.metrics["fp32"], config.metrics.get("int8", {})
+
+    def cell(values: dict[str, Any], key: str) -> str:
+        interval = values.get(f"{key}_interval")
+        spread = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+        return f"{values[key]:.3f}{spread}" if key in values else ""
+
+    rows = [(name, cell(exact, key), cell(quantised, key)) for name, key in FIGURES if key in exact]
+    rows += [
+        (f"{each['name']}: right among its {len(each['labels'])} labels, {each['n_clips']} clips",
+         cell(each["fp32"], "top1"), cell(each["int8"], "top1"))
+        for each in config.metrics.get("subsets", ())
+    ]  # fmt: skip
+    return ["| | float32 | int8 |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _at_defaults(exact: dict[str, Any]) -> list[str]:
+    """What the model's own thresholds give."""
+    if "at_defaults" not in exact:
+        return []
+    shown = exact["at_defaults"]
+    return [f"By default a label is shown from its own threshold on (see the table below). Of the tags shown then "
+            f"{100 * shown['precision']:.0f} % are right, and {100 * shown['recall']:.0f} % of the labels that are "
+            f"there are shown (F1 {shown['f1']:.3f}, mean of the labels' F1 {shown['macro_f1']:.3f}); "
+            f"{100 * shown['empty']:.0f} % of the clips get no tag.", ""]  # fmt: skip
+
+
+def _calibration(config: ModelConfig) -> list[str]:
+    """What calibration changed, where the trainer has left it in the provenance."""
+    found = config.provenance.get("calibration", {})
+    if not {"ece_before", "ece_after"} <= set(found):
+        return []
+    return ["Scores are calibrated (Platt scaling of each label, folded into the last layer). The expected "
+            f"calibration error fell from {found['ece_before']:.4f} to {found['ece_after']:.4f} on groups that the scaling was not "
+            "fitted on.", ""]  # fmt: skip
+
+
+def _negatives(config: ModelConfig) -> list[str]:
+    """How often a sound in which nothing is to be named gets a tag."""
+    kinds = config.metrics.get("negatives", {})
+    if not kinds:
+        return []
+    rows = [f"| {kind} | {100 * each['fp32']:.0f} % | {100 * each['int8']:.0f} % |" for kind, each in kinds.items()]
+    return ["Synthetic sounds in which there is nothing to name, and how many of them get a tag by default:", "",
+            "| sound | float32 | int8 |", "|---|---|---|", *rows, ""]  # fmt: skip
 
 
 def _labels_measured(config: ModelConfig) -> str:
     measured = {each["label"]: each for each in config.metrics["fp32"]["per_label"]}
     counts = config.provenance.get("n_clips_of_label", {})
-    lines = ["## Labels", "", "Average precision on the held-out clips, with how many of them have the label, and how "
-             "many clips of the data have it in all. Few held-out clips make an unsure figure.", "",
-             "| label | AP | held out | in all |", "|---|---|---|---|"]  # fmt: skip
-    for label in config.labels:
-        each = measured.get(label)
-        precision, n_clips = (f"{each['average_precision']:.3f}", each["n_clips"]) if each else ("not measured", 0)
-        lines.append(f"| {label} | {precision} | {n_clips} | {counts.get(label, '')} |")
+    lines = ["## Labels", "", "Average precision on the held-out clips, how many of them have the label and from how "
+             "many independent groups they are, how many clips of the data have it in all, and the score from which "
+             "on it is shown. Few held-out groups make an unsure figure.", "",
+             "| label | AP | 95 % | held out | groups | in all | threshold |", f"|{'---|' * 7}"]  # fmt: skip
+    for label, threshold in zip(config.labels, config.thresholds, strict=True):
+        cells = [label, *_cells(measured.get(label, {})), str(counts.get(label, "")), f"{threshold:g}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def _cells(measured: dict[str, Any]) -> list[str]:
+    if not measured:
+        return ["not measured", "", "0", "0"]
+    interval = measured.get("interval")
+    spread = f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else ""
+    return [f"{measured['average_precision']:.3f}", spread, str(measured["n_clips"]), str(measured.get("n_groups", ""))]
 
 
 def _labels_listed(config: ModelConfig) -> str:

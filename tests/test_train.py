@@ -84,7 +84,7 @@ def test_evaluation_equals_the_figures_in_the_models_config(trained: Path, data:
     folder = open_model_folder(trained)
     clips = [clip for clip in read_dataset(data) if clip.fold == "1"]
     tagger = Tagger(folder, options=training_options("fp32"))
-    assert evaluate(tagger, clips).to_dict() == folder.config.metrics["fp32"]
+    assert evaluate(tagger, clips).figures() == folder.config.metrics["fp32"]
 
 
 def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(data: Path, tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from audiotag.cli.batch import batch
 from audiotag.cli.bench import bench
 from audiotag.cli.convert import export, fuse
 from audiotag.cli.doctor import doctor
+from audiotag.cli.evaluate import evaluate
 from audiotag.cli.merge import merge
 from audiotag.cli.models import labels, models
 from audiotag.cli.predict import predict
-from audiotag.cli.train import evaluate, train
+from audiotag.cli.train import train
 from audiotag.errors import AudiotagError, ExitCode
 
 # Newer Typer releases carry their own copy of click, older ones import it; both are reached from a public name.

@@ -133,6 +133,10 @@ ShardOption = Annotated[
     ),
 ]  # fmt: skip
 
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A folder label/clip.wav, or a CSV with path, labels and fold.")
+]
+
 # --- which part of a clip, and which scores become tags: the fields of TagOptions ---
 
 Hop = Annotated[

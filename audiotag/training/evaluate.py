@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +18,142 @@ from audiotag.errors import DataError
 from audiotag.model_card import write_model_card
 from audiotag.model_folder import open_model_folder, write_configs
 from audiotag.options import EngineOptions, PrecisionName, TagOptions
-from audiotag.results import ClipResult
+from audiotag.results import SCORE_DIGITS, ClipResult
 from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip, label_matrix
-from audiotag.training.metrics import average_precisions, best_f1_threshold, hit_rate, macro_map, micro_map
+from audiotag.training.hierarchy import ancestors_of_labels
+from audiotag.training.metrics import (
+    at_threshold,
+    average_precisions,
+    best_f1_threshold,
+    bootstrap,
+    expected_calibration_error,
+    f1_thresholds,
+    hit_rate,
+    micro_map,
+    weighted_average_precisions,
+)
+
+ScoreArray = npt.NDArray[np.float64]
+Interval = tuple[float, float]
 
 LEAST_DEFAULT_THRESHOLD = 0.2  # a tag that is shown without being asked for should be likelier than that
+N_RESAMPLES = 1000  # bootstrap samples
+RESAMPLING_SEED = 0
+NORMAL_QUANTILE = 1.96  # deviations on each side of a 95 % interval
+FEWEST_GROUPS = 3  # that a label needs for an interval: two can be drawn in three ways only
+N_CONFUSIONS = 30
+N_WORST = 20
+N_SAID = 3  # labels that a worst clip's entry shows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelMeasure:
-    """Average precision (0 to 1) of one label and the number of clips that have it."""
+    """What was measured of one label; shares are 0 to 1.
+
+    `precision`, `recall` and `f1` are those at `threshold`, the best one on these very clips; `suggested_threshold` is
+    the one that holds for others too (`metrics.f1_thresholds`). No interval is given for fewer than three groups.
+    """
 
     label: str
     average_precision: float
+    interval: Interval | None  # of average_precision, 95 %, by resampling groups
+    n_clips: int  # that have the label
+    n_groups: int  # independent ones among them
+    threshold: float
+    precision: float
+    recall: float
+    f1: float
+    suggested_threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """How many clips of `label` have `said` as their best label that is neither theirs nor above another."""
+
+    label: str
+    said: str
     n_clips: int
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorstClip:
+    """A clip whose best wrong label beats its best true one by `gap` (a difference of scores)."""
+
+    path: str
+    labels: tuple[str, ...]
+    said: tuple[tuple[str, float], ...]
+    gap: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How often the best of some labels is right, on the clips that have one of them; `among` names them."""
+
+    among: tuple[str, ...]
+    n_clips: int
+    top1: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtDefaults:
+    """What the model's own thresholds give: precision, recall and F1 of all labels together."""
+
+    precision: float
+    recall: float
+    f1: float
+    macro_f1: float  # mean over labels
+    empty: float  # share of clips that get no tag
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured on a set of clips; shares and precisions are 0 to 1.
+    """What was measured on a set of clips; shares and precisions are 0 to 1, intervals 95 % by resampling groups.
 
     Labels of the data that the model does not know are left out and named in `unknown_labels`; labels of the model
     that no clip has do not count either. Hit rates are over the clips that have a label which the model knows.
     """
 
     n_clips: int
+    n_groups: int
     n_failed: int
     n_labels: int  # that the means are over
     macro_map: float
+    macro_map_interval: Interval | None
     micro_map: float
+    group_weighted_map: float  # each label weighs as many independent groups as it is heard in
     top1: float
+    top1_interval: Interval | None
     top5: float
+    ece: float  # expected calibration error
+    threshold: float  # the one for all labels with the best F1
+    micro_f1: float  # at that threshold
+    at_defaults: AtDefaults
+    among: Choice | None
     per_label: tuple[LabelMeasure, ...]
     unknown_labels: tuple[str, ...]
+    confusions: tuple[Confusion, ...]
+    worst_clips: tuple[WorstClip, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, with six digits."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples, as JSON has them
-        for measured in values["per_label"]:
-            measured["average_precision"] = round(measured["average_precision"], 6)
-        for name in ("macro_map", "micro_map", "top1", "top5"):
-            values[name] = round(values[name], 6)
+        """JSON values, numbers with six digits."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_float=_rounded)  # lists for tuples
         return values
+
+    def figures(self) -> dict[str, Any]:
+        """What a model's configuration keeps of `to_dict`: nothing that names a clip."""
+        left_out = ("confusions", "worst_clips", "unknown_labels", "among")
+        return {name: value for name, value in self.to_dict().items() if name not in left_out}
+
+    def thresholds_of(self, labels: Iterable[str]) -> dict[str, float]:
+        """The suggested threshold of each of the labels, the common one of those that no clip has."""
+        suggested = {each.label: each.suggested_threshold for each in self.per_label}
+        return {label: suggested.get(label, self.threshold) for label in labels}
+
+
+def _rounded(number: str) -> float:
+    return round(float(number), SCORE_DIGITS)
 
 
 def evaluate(
@@ -70,12 +165,12 @@ def evaluate(
         DataError: no clip could be read, or none has a label that the model knows.
     """
     scores, read = score_clips(tagger, clips, on_progress=on_progress)
-    return measure(scores, read, tagger.config.labels, n_failed=len(clips) - len(read))
+    return measure(scores, read, tagger.config, n_failed=len(clips) - len(read))
 
 
 def score_clips(
     tagger: Tagger, clips: Sequence[LabelledClip], *, on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[npt.NDArray[np.float64], list[LabelledClip]]:
+) -> tuple[ScoreArray, list[LabelledClip]]:
     """Scores `[clip, class]` of the clips that could be read and had a sample at least, and those clips."""
     options = TagOptions(top_k=0, threshold=0.0)
     position = {label: index for index, label in enumerate(tagger.config.labels)}
@@ -94,45 +189,200 @@ def score_clips(
 
 
 def measure(
-    scores: npt.NDArray[np.float64], clips: Sequence[LabelledClip], labels: Sequence[str], *, n_failed: int = 0
+    scores: ScoreArray,
+    clips: Sequence[LabelledClip],
+    model: ModelConfig,
+    *,
+    n_failed: int = 0,
+    among: Sequence[int] = (),
+    all_clips: Iterable[LabelledClip] = (),
+    n_resamples: int = N_RESAMPLES,
 ) -> Evaluation:
-    """The measures of scores `[clip, class]`, columns in the order of `labels`."""
-    targets = label_matrix(clips, labels)
+    """The measures of scores `[clip, class]`, columns in the order of the model's labels.
+
+    `among` are positions of labels for `Choice`; `all_clips` are those that tell which labels stand above which, where
+    there are more than the measured ones. Without resampling there are no intervals.
+    """
+    targets = label_matrix(clips, model.labels)
     heard = np.flatnonzero(targets.any(axis=0))
     if not len(heard):
         raise DataError("no clip has a label that the model knows. `audiotag labels` lists them")
-    each = average_precisions(scores[:, heard], targets[:, heard])
-    counts = targets[:, heard].sum(axis=0)
-    known = set(labels)
+    groups = [clip.group for clip in clips]
+    precisions_of = partial(weighted_average_precisions, scores[:, heard], targets[:, heard])
+    resampled = bootstrap(precisions_of, groups, n_resamples=n_resamples, seed=RESAMPLING_SEED)
+    per_label = _measure_labels(scores, targets, groups, heard, model.labels, resampled)
+    best, each_ap = best_f1_threshold(scores.ravel(), targets.ravel()), [each.average_precision for each in per_label]
+    n_groups, macro_map = len(set(groups)), float(np.mean(each_ap))
     return Evaluation(
-        n_clips=len(clips), n_failed=n_failed, n_labels=len(heard),
-        macro_map=macro_map(scores[:, heard], targets[:, heard]),
+        n_clips=len(clips), n_groups=n_groups, n_failed=n_failed, n_labels=len(heard),
+        macro_map=macro_map,
+        macro_map_interval=_interval(macro_map, _nanmean(resampled), n_groups=n_groups),
         micro_map=micro_map(scores[:, heard], targets[:, heard]),
-        top1=hit_rate(scores, targets, k=1), top5=hit_rate(scores, targets, k=5),
-        per_label=tuple(
-            LabelMeasure(labels[int(index)], float(precision), int(count))
-            for index, precision, count in zip(heard, each, counts, strict=True)
-        ),
-        unknown_labels=tuple(sorted({label for clip in clips for label in clip.labels} - known)),
+        group_weighted_map=float(np.average(each_ap, weights=[each.n_groups for each in per_label])),
+        top1=hit_rate(scores, targets, k=1), top1_interval=_top1_interval(scores, targets, groups, n_resamples),
+        top5=hit_rate(scores, targets, k=5),
+        ece=expected_calibration_error(scores, targets), threshold=best.threshold, micro_f1=best.f1,
+        at_defaults=_at_defaults(scores, targets, heard, model), 
+        among=_choose(scores, targets, groups, among, model, n_resamples),
+        per_label=per_label,
+        unknown_labels=tuple(sorted({label for clip in clips for label in clip.labels} - set(model.labels))),
+        confusions=_confusions(scores, clips, all_clips or clips, model.labels),
+        worst_clips=_worst_clips(scores, targets, clips, model.labels),
     )  # fmt: skip
+
+
+def _measure_labels(
+    scores: ScoreArray,
+    targets: npt.NDArray[np.float32],
+    groups: Sequence[str],
+    heard: npt.NDArray[np.intp],
+    labels: Sequence[str],
+    resampled: ScoreArray,
+) -> tuple[LabelMeasure, ...]:
+    suggested = f1_thresholds(scores, targets)
+    precisions = average_precisions(scores[:, heard], targets[:, heard])
+
+    def of_label(column: int, index: int) -> LabelMeasure:
+        best = best_f1_threshold(scores[:, index], targets[:, index])
+        n_groups = len({groups[clip] for clip in np.flatnonzero(targets[:, index]).tolist()})
+        return LabelMeasure(
+            label=labels[index], average_precision=float(precisions[column]),
+            interval=_interval(float(precisions[column]), resampled[:, column], n_groups=n_groups),
+            n_clips=int(targets[:, index].sum()), n_groups=n_groups, suggested_threshold=float(suggested[index]),
+            **asdict(best),
+        )  # fmt: skip
+
+    return tuple(of_label(column, int(index)) for column, index in enumerate(heard))
+
+
+def _interval(estimate: float, resampled: ScoreArray, *, n_groups: int) -> Interval | None:
+    """The estimate and 1.96 bootstrap deviations on each side, within 0 to 1; None for too few groups.
+
+    Not the percentiles: a group that is drawn twice ranks beside itself, which lifts resampled average precisions.
+    (Efron, Tibshirani: "An introduction to the bootstrap", 1993, section 13.3, on standard intervals.)
+    """
+    if n_groups < FEWEST_GROUPS or not len(resampled):
+        return None
+    reach = NORMAL_QUANTILE * float(np.nanstd(resampled))
+    return max(0.0, estimate - reach), min(1.0, estimate + reach)
+
+
+def _nanmean(resampled: ScoreArray) -> ScoreArray:
+    """Mean over the labels that a sample has at all. Shape: `[sample, class]` -> `[sample]`."""
+    return np.asarray(np.nansum(resampled, axis=1) / np.maximum(1, np.isfinite(resampled).sum(axis=1)))
+
+
+def _top1_interval(
+    scores: ScoreArray, targets: npt.NDArray[np.floating], groups: Sequence[str], n_resamples: int
+) -> Interval | None:
+    """Interval of the top-1 hit rate over the clips with a label."""
+    labelled = np.asarray(targets.any(axis=1))
+    hits = np.take_along_axis(targets, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
+
+    def top1(times: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        with np.errstate(invalid="ignore"):
+            return (hits @ times) / (labelled @ times)
+
+    resampled = bootstrap(top1, groups, n_resamples=n_resamples, seed=RESAMPLING_SEED)
+    n_groups = len({group for group, is_labelled in zip(groups, labelled, strict=True) if is_labelled})
+    return _interval(float(hits[labelled].mean()), resampled, n_groups=n_groups)
+
+
+def _at_defaults(
+    scores: ScoreArray, targets: npt.NDArray[np.float32], heard: npt.NDArray[np.intp], model: ModelConfig
+) -> AtDefaults:
+    thresholds = np.asarray(model.thresholds)
+    pooled = at_threshold(scores, targets, thresholds)
+    each = [at_threshold(scores[:, index], targets[:, index], thresholds[index]).f1 for index in heard]
+    empty = float((~(scores >= thresholds).any(axis=1)).mean())
+    return AtDefaults(
+        precision=pooled.precision, recall=pooled.recall, f1=pooled.f1, macro_f1=float(np.mean(each)), empty=empty
+    )
+
+
+def _choose(
+    scores: ScoreArray,
+    targets: npt.NDArray[np.float32],
+    groups: Sequence[str],
+    among: Sequence[int],
+    model: ModelConfig,
+    n_resamples: int,
+) -> Choice | None:
+    if not among:
+        return None
+    chosen = list(among)
+    labelled = targets[:, chosen].any(axis=1)
+    if not labelled.any():
+        raise DataError("no clip has one of the labels to choose among. Check --among")
+    return Choice(
+        among=tuple(model.labels[index] for index in chosen), n_clips=int(labelled.sum()),
+        top1=hit_rate(scores[:, chosen], targets[:, chosen], k=1),
+        interval=_top1_interval(scores[:, chosen], targets[:, chosen], groups, n_resamples),
+    )  # fmt: skip
+
+
+def _confusions(
+    scores: ScoreArray, clips: Sequence[LabelledClip], all_clips: Iterable[LabelledClip], labels: Sequence[str]
+) -> tuple[Confusion, ...]:
+    """Which leaf label outranks a clip's own most often, most frequent first.
+
+    A leaf stands above no other label; of a clip, the labels count that stand above none of its others. A label below
+    one of those is no mistake: a dog may well bark.
+    """
+    ancestors = ancestors_of_labels(clip.labels for clip in all_clips)
+    above_another = frozenset[str]().union(*ancestors.values())
+    leaves = np.array([label not in above_another for label in labels])
+    position = {label: index for index, label in enumerate(labels)}
+    counts: Counter[tuple[str, str]] = Counter()
+    for row, clip in zip(scores, clips, strict=True):
+        own = frozenset(clip.labels) - frozenset[str]().union(*(ancestors.get(label, ()) for label in clip.labels))
+        is_below = np.array([not own.isdisjoint(ancestors.get(label, ())) for label in labels])
+        rivals = np.where(leaves & ~is_below & ~np.isin(labels, clip.labels), row, -np.inf)
+        said = int(rivals.argmax())
+        for label in own & position.keys():
+            if rivals[said] > row[position[label]]:
+                counts[label, labels[said]] += 1
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(Confusion(label=pair[0], said=pair[1], n_clips=count) for pair, count in ranked[:N_CONFUSIONS])
+
+
+def _worst_clips(
+    scores: ScoreArray, targets: npt.NDArray[np.float32], clips: Sequence[LabelledClip], labels: Sequence[str]
+) -> tuple[WorstClip, ...]:
+    true_best = np.where(targets > 0, scores, -np.inf).max(axis=1)
+    gaps = np.where(targets > 0, -np.inf, scores).max(axis=1) - true_best
+    gaps[~targets.any(axis=1)] = -np.inf  # nothing is known to be right
+
+    def shown(index: int) -> WorstClip:
+        best = np.argsort(-scores[index], kind="stable")[:N_SAID]
+        said = tuple((labels[label], float(scores[index, label])) for label in best)
+        return WorstClip(path=str(clips[index].path), labels=clips[index].labels, said=said, gap=float(gaps[index]))
+
+    worst = np.argsort(-gaps, kind="stable")[:N_WORST]
+    return tuple(shown(int(index)) for index in worst if gaps[index] > 0)
 
 
 def measure_model(folder: Path, model: ModelConfig, clips: Sequence[LabelledClip]) -> ModelConfig:
     """Measures the float32 and the int8 file of a new model folder on held-out clips, and writes what was found.
 
-    The figures, the default threshold (the one with the best F1 over all labels together) and what int8 costs go into
-    `config.json`; the model card is written from them.
+    The figures, the default thresholds (each label's for F1, but none below `LEAST_DEFAULT_THRESHOLD`) and what int8
+    costs go into `config.json`; the model card is written from them.
     """
     scores, read = score_clips(_tagger(folder, "fp32"), clips)
-    exact = measure(scores, read, model.labels, n_failed=len(clips) - len(read))
-    quantised = evaluate(_tagger(folder, "int8"), clips)
-    threshold, f1 = best_f1_threshold(scores.ravel(), label_matrix(read, model.labels).ravel())
-    threshold = round(max(threshold, LEAST_DEFAULT_THRESHOLD), 3)
-    metrics = {"fp32": exact.to_dict(), "int8": _without_details(quantised), "micro_f1_at_threshold": round(f1, 6)}
-    loss = round(100 * (exact.macro_map - quantised.macro_map), 3)
-    model = replace(
-        model, thresholds=(threshold,) * len(model.labels), int8_map_loss=max(0.0, loss), metrics=metrics
+    thresholds = np.maximum(f1_thresholds(scores, label_matrix(read, model.labels)), LEAST_DEFAULT_THRESHOLD)
+    model = replace(model, thresholds=tuple(round(float(value), 3) for value in thresholds))
+    exact = measure(scores, read, model, n_failed=len(clips) - len(read))
+    quantised_scores, quantised_read = score_clips(_tagger(folder, "int8"), clips)
+    quantised = measure(
+        quantised_scores, quantised_read, model, n_failed=len(clips) - len(quantised_read), n_resamples=0
     )
+    figures = quantised.figures()
+    metrics = {
+        "fp32": exact.figures(),
+        "int8": {name: value for name, value in figures.items() if name != "per_label"},
+    }
+    loss = round(100 * (exact.macro_map - quantised.macro_map), 3)
+    model = replace(model, int8_map_loss=max(0.0, loss), metrics=metrics)
     write_configs(folder, model)
     write_model_card(folder, model)
     return model
@@ -140,8 +390,3 @@ def measure_model(folder: Path, model: ModelConfig, clips: Sequence[LabelledClip
 
 def _tagger(folder: Path, precision: PrecisionName) -> Tagger:
     return Tagger(open_model_folder(folder), options=EngineOptions(device="cpu", engine="onnx", precision=precision))
-
-
-def _without_details(evaluation: Evaluation) -> dict[str, Any]:
-    return {name: value for name, value in evaluation.to_dict().items()
-            if name not in ("per_label", "unknown_labels")}  # fmt: skip

@@ -1,0 +1,185 @@
+"""`audiotag evaluate`: labelled clips and a model in, all that one needs to choose a threshold out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from audiotag.cli import options
+from audiotag.cli.status import StatusLine
+from audiotag.errors import DataError, OutputError, UsageError
+from audiotag.hub import resolve_model
+from audiotag.labels import LabelSet
+from audiotag.options import EngineOptions
+from audiotag.thresholds import write_thresholds
+from audiotag.writers import visible
+
+if TYPE_CHECKING:
+    from audiotag.training.dataset import LabelledClip
+    from audiotag.training.evaluate import Choice, Evaluation, Interval
+
+FORMATS = ("table", "json", "html")
+SEPARATOR = ";"  # of labels, which hold commas
+SHOWN_CONFUSIONS = 10
+SHOWN_WORST = 5
+
+
+def evaluate(
+    data: options.Data,
+    model: options.Model = None,
+    fold: Annotated[str | None, typer.Option(metavar="FOLD", help="Measure on this fold only.")] = None,
+    source: Annotated[
+        list[str], typer.Option("--source", metavar="NAME", help="Measure on clips of this source only (repeatable).")
+    ] = options.NO_NAMES,
+    among: Annotated[
+        list[str],
+        typer.Option(
+            "--among", metavar="LABELS",
+            help="Also measure choosing among these labels only; ; between them (repeatable).",
+        ),
+    ] = options.NO_NAMES,
+    form: Annotated[
+        str, typer.Option("--format", "-f", parser=options.one_of(FORMATS), metavar="|".join(FORMATS),
+                          autocompletion=options.completing(FORMATS),
+                          help="A table to read, JSON, or a page with precision-recall curves.")
+    ] = "table",
+    out: options.Out = None,
+    thresholds_out: Annotated[
+        Path | None,
+        typer.Option("--thresholds-out", metavar="FILE",
+                     help="Write a threshold of each label for best F1, as JSON or .csv, for --thresholds."),
+    ] = None,
+    precision: options.Precision = "auto",
+    device: options.Device = "auto",
+    engine: options.Engine = "auto",
+    offline: options.Offline = False,
+    quiet: options.Quiet = False,
+) -> None:  # fmt: skip
+    """Measure a model on labelled clips: mAP, hit rates, calibration, thresholds, confusions, worst clips.
+
+    Example: audiotag evaluate ./birds --model ./my-model -f html --out birds.html
+    """
+    engine_options = EngineOptions(device=device, engine=engine, precision=precision)  # type: ignore[arg-type]
+    options.set_verbosity(quiet=quiet, verbose=False)
+    _check_places(out, thresholds_out)
+    folder = resolve_model(model, offline=offline, engine=engine_options)
+    chosen = LabelSet(folder.config.labels).select(_names(among)) if among else ()
+    from audiotag.tagger import Tagger
+    from audiotag.training.dataset import read_dataset
+    from audiotag.training.evaluate import measure, score_clips
+
+    all_clips, status = read_dataset(data), StatusLine(quiet=quiet)
+    clips = _chosen(all_clips, fold=fold, sources=source)
+    tagger = Tagger(folder, options=engine_options)
+    scores, read = score_clips(
+        tagger, clips, on_progress=lambda done, total: status.show(f"clips {done}/{total}", keep=done == total)
+    )
+    n_failed = len(clips) - len(read)
+    measured = measure(scores, read, folder.config, n_failed=n_failed, among=chosen, all_clips=all_clips)
+    about = {"model": folder.name, "revision": folder.revision, "sha256": folder.sha256,
+             "precision": tagger.engine.precision, "data": str(data), "fold": fold}  # fmt: skip
+    if thresholds_out is not None:
+        write_thresholds(thresholds_out, measured.thresholds_of(folder.config.labels))
+    if form == "html":
+        from audiotag.training.evaluation_page import evaluation_page
+
+        text = evaluation_page(about, measured, scores, read, folder.config.labels)
+    else:
+        text = json.dumps({**about, **measured.to_dict()}, indent=2) if form == "json" else _table(about, measured)
+    _write(text, out)
+
+
+def _check_places(*places: Path | None) -> None:
+    """Refuses, before anything is measured, a file whose folder is not there."""
+    for place in places:
+        if place is not None and (place.is_dir() or not place.parent.is_dir()):
+            raise OutputError(f"{place}: cannot be written: it is a folder, or its folder is missing. Choose another")
+
+
+def _names(among: Sequence[str]) -> list[str]:
+    names = [name.strip() for group in among for name in group.split(SEPARATOR)]
+    if not any(names):
+        raise UsageError("among: names no label. Write --among 'Dog; Chicken, rooster'")
+    return [name for name in names if name]
+
+
+def _chosen(clips: Sequence[LabelledClip], *, fold: str | None, sources: Sequence[str]) -> list[LabelledClip]:
+    """The clips of a fold (None: of all) and of some sources (none named: of all)."""
+    of_fold = [clip for clip in clips if fold is None or clip.fold == fold]
+    if not of_fold:
+        raise DataError(f"no clip is in fold {fold!r}. Choose among {', '.join(sorted({clip.fold for clip in clips}))}")
+    found = [clip for clip in of_fold if not sources or clip.credit.source in sources]
+    if not found:
+        known = ", ".join(sorted({clip.credit.source for clip in of_fold} - {""})) or "none: the data names no sources"
+        raise DataError(f"no clip is of source {' or '.join(sources)}. Choose among {known}")
+    return found
+
+
+def _table(about: dict[str, Any], measured: Evaluation) -> str:
+    return "\n".join([*_summary(about, measured), "", *_labels(measured), *_confusions(measured), *_worst(measured)])
+
+
+def _summary(about: dict[str, Any], measured: Evaluation) -> list[str]:
+    defaults = measured.at_defaults
+    lines = [
+        f"model {about['model']}, {about['precision']}, on {measured.n_clips} clips of {measured.n_groups} groups "
+        f"({measured.n_failed} unreadable)",
+        f"macro mAP {measured.macro_map:.4f}{_spread(measured.macro_map_interval)} over {measured.n_labels} labels, "
+        f"micro mAP {measured.micro_map:.4f}, weighted by groups {measured.group_weighted_map:.4f}",
+        f"top-1 hit rate {measured.top1:.4f}{_spread(measured.top1_interval)}, top-5 hit rate {measured.top5:.4f}, "
+        f"calibration error (ECE) {measured.ece:.4f}",
+        f"at the model's thresholds: precision {defaults.precision:.3f}, recall {defaults.recall:.3f}, "
+        f"F1 {defaults.f1:.3f} (mean of labels {defaults.macro_f1:.3f}), {100 * defaults.empty:.0f} % of clips empty",
+        f"best threshold for all labels: {measured.threshold:.3f}, F1 {measured.micro_f1:.3f}",
+    ]  # fmt: skip
+    return lines if measured.among is None else [*lines, _choice(measured.among)]
+
+
+def _choice(choice: Choice) -> str:
+    return (f"choosing among {len(choice.among)} labels: right in {choice.top1:.4f}{_spread(choice.interval)} "
+            f"of {choice.n_clips} clips")  # fmt: skip
+
+
+def _spread(interval: Interval | None) -> str:
+    return f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+
+
+def _labels(measured: Evaluation) -> list[str]:
+    lines = ["    AP  95 %            clips  groups  threshold  precision  recall     F1  label"]
+    for each in sorted(measured.per_label, key=lambda each: -each.average_precision):
+        spread = "-" if each.interval is None else f"{each.interval[0]:.3f} to {each.interval[1]:.3f}"
+        figures = f"{each.threshold:9.3f}  {each.precision:9.3f}  {each.recall:6.3f}  {each.f1:5.3f}"
+        counts = f"{each.n_clips:5d}  {each.n_groups:6d}"
+        lines.append(f"{each.average_precision:6.3f}  {spread:14}  {counts}  {figures}  {each.label}")
+    if measured.unknown_labels:
+        lines += ["", f"{len(measured.unknown_labels)} labels of the data are not known to the model and did not count"]
+    return lines
+
+
+def _confusions(measured: Evaluation) -> list[str]:
+    shown = measured.confusions[:SHOWN_CONFUSIONS]
+    lines = [f"{each.n_clips:6d}  {each.label} -> {each.said}" for each in shown]
+    return ["", "clips in which another label outranks their own, most frequent first", *lines] if lines else []
+
+
+def _worst(measured: Evaluation) -> list[str]:
+    lines = [
+        f"{visible(each.path)}\n        is {', '.join(each.labels)}; said "
+        + ", ".join(f"{label} {score:.2f}" for label, score in each.said)
+        for each in measured.worst_clips[:SHOWN_WORST]
+    ]
+    return ["", "worst clips", *lines] if lines else []
+
+
+def _write(text: str, out: Path | None) -> None:
+    if out is None:
+        typer.echo(text.encode("utf-8", "backslashreplace"))
+        return
+    try:
+        out.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}. Choose another --out") from error

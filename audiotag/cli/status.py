@@ -1,0 +1,25 @@
+"""One line on stderr that says how far a command is."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class StatusLine:
+    """A line every 10 s and whenever one is to stay; on a terminal each is written over the last."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet, self._is_terminal, self._last = quiet, sys.stderr.isatty(), 0.0
+
+    def show(self, line: str, *, keep: bool = False) -> None:
+        """Shows the line, unless it is too early for another one; one to `keep` is always shown, and stays."""
+        is_due = keep or self._is_terminal or time.monotonic() - self._last >= SECONDS_BETWEEN_LINES
+        if self._quiet or not is_due:
+            return
+        self._last = time.monotonic()
+        over, end = ("\r\033[K", "\n" if keep else "") if self._is_terminal else ("", "\n")
+        sys.stderr.write(f"{over}{line}{end}")
+        sys.stderr.flush()
