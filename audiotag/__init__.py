@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 # A literal: importlib.metadata costs 27 to 77 ms at every start.
 __version__ = "0.1.0"
+
+# onnxruntime from 1.29 on uploads usage data from the moment it is imported, and writes an identifier below the home,
+# unless this says not to (https://github.com/microsoft/onnxruntime/pull/27379). Who sets it otherwise is obeyed.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULE_OF = {
     "load": "tagger", "Tagger": "tagger",

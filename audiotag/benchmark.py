@@ -164,7 +164,7 @@ def lap(name):
     now = time.perf_counter(); laps[name] = 1e3 * (now - last); last = now
 import audiotag.cli; lap("command line")
 import numpy; lap("numpy")
-import audiotag.frontend; lap("scipy")
+import audiotag.frontend; lap("front-end")
 import audiotag.audio; lap("decoders")
 import onnxruntime; lap("onnxruntime")
 import audiotag.tagger; lap("the rest")

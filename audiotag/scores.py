@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 
 from audiotag.config import Aggregate, ModelConfig
 from audiotag.results import Tag
@@ -23,11 +22,21 @@ def to_scores(logits: npt.NDArray[np.floating], config: ModelConfig) -> ScoreArr
 
     Shape: `[n, class]` -> `[n, class]`.
     """
-    logits = logits.astype(np.float64)
+    exact = logits.astype(np.float64)
     if config.activation == "sigmoid":
-        return np.asarray(scipy.special.expit(logits))
-    heads = [scipy.special.softmax(logits[:, outputs], axis=1) for _, outputs in config.head_slices]
-    return np.concatenate(heads, axis=1)
+        return _sigmoid(exact)
+    return np.concatenate([_softmax(exact[:, outputs]) for _, outputs in config.head_slices], axis=1)
+
+
+def _sigmoid(logits: ScoreArray) -> ScoreArray:
+    small = np.exp(-np.abs(logits))  # at most 1: nothing overflows
+    return np.asarray(np.where(logits < 0, small, 1.0) / (1.0 + small))
+
+
+def _softmax(logits: ScoreArray) -> ScoreArray:
+    """Over the last axis."""
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 class ScorePool:

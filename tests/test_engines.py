@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY_CONFIG
+from conftest import TINY_CONFIG, tone
 
 from audiotag.config import FrontEndConfig
 from audiotag.engines import FloatArray
@@ -50,15 +52,11 @@ def torch_engine(folder: Path, device: str, precision: str) -> Any:
     return TorchEngine(network, device=device, precision=precision)
 
 
-def test_onnx_gives_the_network_s_logits(
-    tiny_model_folder: Path, log_mels: FloatArray, expected: FloatArray
-) -> None:
+def test_onnx_gives_the_network_s_logits(tiny_model_folder: Path, log_mels: FloatArray, expected: FloatArray) -> None:
     np.testing.assert_allclose(onnx_engine(tiny_model_folder, "fp32")(log_mels), expected, atol=LOGITS)
 
 
-def test_torch_gives_the_network_s_logits(
-    tiny_model_folder: Path, log_mels: FloatArray, expected: FloatArray
-) -> None:
+def test_torch_gives_the_network_s_logits(tiny_model_folder: Path, log_mels: FloatArray, expected: FloatArray) -> None:
     np.testing.assert_allclose(torch_engine(tiny_model_folder, "cpu", "fp32")(log_mels), expected, atol=LOGITS)
 
 
@@ -92,10 +90,8 @@ def test_a_file_that_is_no_graph_is_a_model_error(tmp_path: Path) -> None:
 
 def test_a_graph_that_does_not_fit_the_configuration_is_a_model_error(tiny_model_folder: Path) -> None:
     frontend: FrontEndConfig = replace(TINY_CONFIG.frontend, n_mels=40)
-    with pytest.raises(ModelError, match="takes .* but the configuration says"):
-        OnnxEngine(
-            tiny_model_folder / "onnx/model.onnx", replace(TINY_CONFIG, frontend=frontend), precision="fp32"
-        )
+    with pytest.raises(ModelError, match=r"takes .* but the configuration says"):
+        OnnxEngine(tiny_model_folder / "onnx/model.onnx", replace(TINY_CONFIG, frontend=frontend), precision="fp32")
 
 
 def test_a_device_that_torch_does_not_have_is_an_engine_error(tiny_model_folder: Path) -> None:
@@ -112,6 +108,23 @@ def test_onnx_does_not_import_torch(tiny_model_folder: Path) -> None:
         "Tagger(open_model_folder(sys.argv[1])); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tiny_model_folder)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("home", ["home", "/proc/nowhere"], ids=["a home", "a home that cannot be written"])
+def test_a_run_leaves_nothing_in_the_home_and_says_nothing_of_it(
+    tiny_model_folder: Path, tmp_path: Path, write_wav: Callable[..., Path], home: str
+) -> None:
+    # onnxruntime 1.29 to 1.31 write an identifier for their telemetry into ~/.cache/Microsoft, or complain that they
+    # cannot, when they are imported.
+    (tmp_path / "home").mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "HF_", "ORT_"))}
+    command = [sys.executable, "-m", "audiotag", "predict", str(write_wav("a.wav", tone()))]
+    done = subprocess.run(
+        [*command, "--model", str(tiny_model_folder)], env={**kept, "HOME": str(tmp_path / home)},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert not list((tmp_path / "home").rglob("*"))
 
 
 def test_a_missing_file_names_the_file_and_the_way_out(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.special
 
 from audiotag.config import HeadConfig, ModelConfig
 from audiotag.scores import ScorePool, TagSelection, to_scores, top_tags
@@ -32,6 +33,14 @@ def test_softmax_adds_up_to_one_in_each_head(two_heads: ModelConfig) -> None:
 def test_sigmoid_scores_each_label_by_itself(tiny_config: ModelConfig) -> None:
     logits = np.array([[0.0, 1e4, -1e4]], np.float32)
     np.testing.assert_allclose(to_scores(logits, tiny_config), [[0.5, 1.0, 0.0]])
+
+
+def test_sigmoid_and_softmax_are_scipys(tiny_config: ModelConfig, two_heads: ModelConfig) -> None:
+    logits = np.random.default_rng(2).normal(0, 30, (200, 5)).astype(np.float32)
+    expected = scipy.special.expit(logits[:, :3].astype(np.float64))
+    np.testing.assert_allclose(to_scores(logits[:, :3], tiny_config), expected, rtol=1e-14)
+    heads = [scipy.special.softmax(part, axis=1) for part in np.split(logits.astype(np.float64), [2], axis=1)]
+    np.testing.assert_allclose(to_scores(logits, two_heads), np.concatenate(heads, axis=1), rtol=1e-13)
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "max"])

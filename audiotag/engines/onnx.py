@@ -70,6 +70,8 @@ class OnnxEngine:
 
 
 def _open_session(path: Path) -> onnxruntime.InferenceSession:
+    # For Windows, whose builds do not heed ORT_DISABLE_TELEMETRY.
+    onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(_FATAL_ONLY)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
