@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY_CONFIG, tone
 
-from audiotag.config import FrontEndConfig
+from audiotag.config import FrontEndConfig, NetworkConfig
 from audiotag.engines import FloatArray
-from audiotag.engines.onnx import FILE_OF_PRECISION, OnnxEngine
+from audiotag.engines.onnx import FILE_OF_PRECISION, GMACS_OF_CALL, OnnxEngine
 from audiotag.errors import EngineError, ModelError
 from audiotag.model_folder import open_model_folder
 
@@ -34,8 +35,6 @@ def log_mels() -> FloatArray:
 @pytest.fixture
 def expected(tiny_network: Any, log_mels: FloatArray) -> FloatArray:
     """Logits of the multi-branch network."""
-    import torch
-
     with torch.inference_mode():
         return tiny_network(torch.from_numpy(log_mels)).numpy()  # type: ignore[no-any-return]
 
@@ -95,8 +94,6 @@ def test_a_graph_that_does_not_fit_the_configuration_is_a_model_error(tiny_model
 
 
 def test_a_device_that_torch_does_not_have_is_an_engine_error(tiny_model_folder: Path) -> None:
-    import torch
-
     missing = "cuda:99" if torch.cuda.is_available() else "cuda"
     with pytest.raises(EngineError, match=f"device {missing}: "):
         torch_engine(tiny_model_folder, missing, "fp32")
@@ -108,6 +105,66 @@ def test_onnx_does_not_import_torch(tiny_model_folder: Path) -> None:
         "Tagger(open_model_folder(sys.argv[1])); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tiny_model_folder)], check=True, timeout=60)
+
+
+def test_a_small_network_gets_eight_windows_a_call_and_the_published_size_one(tiny_model_folder: Path) -> None:
+    assert onnx_engine(tiny_model_folder, "fp32").batch_size == 8
+    published = NetworkConfig(n_labels=309)
+    assert round(GMACS_OF_CALL / (published.n_macs(512, 128) / 1e9)) == 0, "so one"
+
+
+_STARVED = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from audiotag.engines.onnx import OnnxEngine
+from audiotag.model_folder import open_model_folder
+folder = open_model_folder(sys.argv[1])
+window, frontend = folder.config.window, folder.config.frontend
+engine = OnnxEngine(folder.path / "onnx/model.onnx", folder.config, precision="fp32")
+one = np.zeros((1, 1, window.n_frames, frontend.n_mels), np.float32)
+expected = engine(one)
+many = np.zeros((6000, *one.shape[1:]), np.float32)
+in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (in_use + (16 << 20),) * 2)
+try:
+    engine(many)
+except MemoryError as error:
+    assert (engine(one) == expected).all()
+    print("MemoryError")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells and limits its memory so")
+def test_onnxruntime_out_of_memory_is_a_memory_error_and_the_engine_lives_on(tiny_model_folder: Path) -> None:
+    command = [sys.executable, "-c", _STARVED, str(tiny_model_folder)]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout == "MemoryError\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory"), MemoryError),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), EngineError),
+    ],
+    ids=["CUDA", "CPU", "other"],
+)
+def test_torch_out_of_memory_is_a_memory_error(
+    tiny_model_folder: Path, log_mels: FloatArray, error: Exception, raised: type[Exception]
+) -> None:
+    engine = torch_engine(tiny_model_folder, "cpu", "fp32")
+    network = engine._network
+
+    def starved(batch: Any) -> Any:
+        if len(batch) > 2:
+            raise error
+        return network(batch)
+
+    engine._network = starved
+    with pytest.raises(raised):
+        engine(log_mels)
+    np.testing.assert_array_equal(engine(log_mels[:2]).shape, (2, len(TINY_CONFIG.labels)))
 
 
 @pytest.mark.parametrize("home", ["home", "/proc/nowhere"], ids=["a home", "a home that cannot be written"])

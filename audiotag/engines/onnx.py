@@ -20,8 +20,11 @@ from audiotag.options import core_count
 
 FILE_OF_PRECISION = {"fp32": ONNX, "int8": ONNX_INT8}
 
-# Measured on 2 cores with AVX-512: 2 to 8 windows a call are equally fast, one alone is a tenth to a third slower.
-BATCH_SIZE = 4
+# Work of a call, and its windows at most. They are computed one after the other, so a larger batch only spares the
+# call's own cost: on 2 cores with AVX-512 a window of 0.06 GMAC takes 2.4 ms alone, 1.9 in twos, 1.7 in fours and 1.6
+# in eights or sixteens; one of 2.5 GMAC takes 46 ms in every batch. By measuring itself a machine would find no better.
+GMACS_OF_CALL = 0.5
+MAX_BATCH_SIZE = 8
 
 _RUNTIME_ERRORS = (
     runtime_errors.Fail, runtime_errors.InvalidArgument, runtime_errors.InvalidGraph, runtime_errors.InvalidProtobuf,
@@ -39,11 +42,11 @@ class OnnxEngine:
 
     name = "onnx"
     device = "cpu"
-    batch_size = BATCH_SIZE
 
     def __init__(self, path: Path, config: ModelConfig, *, precision: str, threads: int | None = None) -> None:
         self.precision = precision
         self.concurrency = threads or core_count()
+        self.batch_size = max(1, min(MAX_BATCH_SIZE, round(GMACS_OF_CALL / config.gmacs_per_window)))
         self._session = _open_session(path)
         self._input = self._session.get_inputs()[0].name
         self._check_shapes(path, config)
