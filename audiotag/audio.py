@@ -43,7 +43,8 @@ Source = str | os.PathLike[str] | BinaryIO
 
 # Frames that are decoded at once, divided by the number of channels beyond two. No sample depends on it.
 BLOCK_FRAMES = 65536
-# Frames that libsndfile decodes in one call: where it meets damage, no more than these are lost before it.
+# Frames that libsndfile decodes in one call where a file is known to be damaged: no more than these are lost before it.
+# Elsewhere it decodes a block in one call: each costs 10 us of Python, which holds up the other threads.
 READ_FRAMES = 2048
 # Seconds that the last page of an Ogg stream may hold: 64 KiB at 16 kbit/s, with some to spare.
 MAX_PAGE_SECONDS = 40
@@ -516,6 +517,7 @@ class _SoundFileDecoder:
         self._file = file
         self._owned = owned
         self.warnings: list[str] = []
+        self._is_careful = False
         self._open()
         try:
             self.info = self._describe(size)
@@ -573,15 +575,48 @@ class _SoundFileDecoder:
         if self._damage is not None:
             raise _NotDecodable(self._damage)
         block = np.empty((_frames_per_block(self.info.n_channels), self.info.n_channels), dtype=np.float32)
+        if not self._is_careful:
+            try:
+                n_frames = 0
+                while n_read := self._read_into(block[n_frames:]):
+                    n_frames += n_read
+                return block[:n_frames]
+            except soundfile.SoundFileError:
+                self._become_careful()  # the frames before the damage were decoded, and are lost
+        return self._decode_up_to_damage(block)
+
+    def _decode_up_to_damage(self, block: FloatArray) -> FloatArray:
         n_frames = 0
         try:
-            while n_read := self._sound.buffer_read_into(block[n_frames : n_frames + READ_FRAMES], dtype="float32"):
+            while n_read := self._read_into(block[n_frames : n_frames + READ_FRAMES]):
                 n_frames += n_read
         except soundfile.SoundFileError as error:
             self._damage = _soundfile_reason(error)
             if n_frames == 0:
                 raise _NotDecodable(self._damage) from error
         return block[:n_frames]
+
+    def _become_careful(self) -> None:
+        """Goes to the same place from the beginning, for libsndfile does not seek well in a damaged file."""
+        position = self.position
+        self._sound.close()
+        self._open()
+        self._is_careful = True
+        while self.position < position:
+            frames = np.empty((min(READ_FRAMES, position - self.position), self.info.n_channels), dtype=np.float32)
+            self.position += self._read_into(frames) or position
+
+    def _read_into(self, frames: FloatArray) -> int:
+        """Decodes into `[frame, channel]`; the number of frames, 0 at the end."""
+        if not len(frames):
+            return 0
+        if self.info.codec != "PCM_16":
+            return int(self._sound.buffer_read_into(frames, dtype="float32"))
+        # The same numbers as libsndfile's own, in a quarter of the time.
+        whole = np.empty(frames.shape, dtype=np.int16)
+        n_frames = int(self._sound.buffer_read_into(whole, dtype="int16"))
+        np.multiply(whole[:n_frames], np.float32(1 / 32768), out=frames[:n_frames])
+        return n_frames
 
     def seek(self, frame: int, *, exactly: bool) -> None:
         target = self._place_to_seek(frame)
@@ -833,7 +868,7 @@ def _to_float(frame: av.AudioFrame) -> FloatArray:
     else:
         samples = np.frombuffer(planes[0], sample_type, frame.samples * n_channels).reshape(-1, n_channels).T
     if full_scale == 1:
-        return samples.astype(np.float32)
+        return samples.astype(np.float32, copy=not frame.format.is_planar)
     return (samples.astype(np.float32) - np.float32(middle)) / np.float32(full_scale)
 
 

@@ -503,6 +503,36 @@ def test_an_mp4_cut_before_its_index_is_not_decodable(tmp_path: Path) -> None:
         probe(path)
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".aiff", ".flac"])
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_samples_of_16_bits_are_those_of_libsndfile_to_the_last_bit(
+    suffix: str, n_channels: int, tmp_path: Path
+) -> None:
+    whole = np.arange(-32768, 32768, dtype=np.int16)
+    samples = np.stack([np.roll(whole, 7 * channel) for channel in range(n_channels)], axis=1)
+    path = tmp_path / f"every{suffix}"
+    soundfile.write(path, samples, RATE, subtype="PCM_16")
+    expected = soundfile.read(path, dtype="float32", always_2d=True)[0].T
+    np.testing.assert_array_equal(samples_of(path, channels="each"), expected)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.0, 5.5])
+def test_damage_in_the_middle_of_flac_leaves_all_but_a_few_frames_before_it(seconds: float, tmp_path: Path) -> None:
+    # A block of 65536 frames is decoded in one call, and begun again in small ones where it is damaged.
+    path = write_audio(tmp_path / "clip.flac", noise(seconds=6, sample_rate=RATE), RATE)
+    whole, content = samples_of(path), bytearray(path.read_bytes())
+    at = round(len(content) * seconds / 6)
+    content[at : at + 4000] = bytes(4000)
+    path.write_bytes(content)
+    given = samples_of(path)
+    n_frames = given.shape[1]
+    assert seconds * RATE - 2048 - 4096 - 0.02 * RATE < n_frames, "a call, a block of FLAC, and what noise varies"
+    sound = round(seconds * RATE - 4096 - 0.02 * RATE)
+    np.testing.assert_array_equal(given[:, :sound], whole[:, :sound])
+    assert warning_of(path) is not None
+    np.testing.assert_array_equal(samples_of(path, start=0.25)[:, : sound - RATE // 4], whole[:, RATE // 4 : sound])
+
+
 def test_damage_in_the_middle_costs_only_its_packets(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "clip.mp3", noise(seconds=4, sample_rate=RATE), RATE)
     content = bytearray(path.read_bytes())
