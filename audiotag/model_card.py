@@ -139,13 +139,13 @@ def _at_defaults(exact: dict[str, Any]) -> list[str]:
 
 
 def _calibration(config: ModelConfig) -> list[str]:
-    """What calibration changed, where the trainer has left it in the provenance."""
-    found = config.provenance.get("calibration", {})
+    """What calibration changed, where the trainer has measured it."""
+    found = config.metrics
     if not {"ece_before", "ece_after"} <= set(found):
         return []
-    return ["Scores are calibrated (Platt scaling of each label, folded into the last layer). The expected "
-            f"calibration error fell from {found['ece_before']:.4f} to {found['ece_after']:.4f} on groups that the scaling was not "
-            "fitted on.", ""]  # fmt: skip
+    return ["Scores are calibrated: Platt scaling of each label, folded into the last layer. On groups that it was not "
+            f"fitted on, the expected calibration error fell from {found['ece_before']:.4f} to "
+            f"{found['ece_after']:.4f}.", ""]  # fmt: skip
 
 
 def _negatives(config: ModelConfig) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from conftest import make_tiny_network
 
 from audiotag.training import calibration
-from audiotag.training.calibration import Platt, fit_platt, fold_into_head, pooled_scores
+from audiotag.training.calibration import Platt, calibration_errors, fit_platt, fold_into_head, pooled_scores
 from audiotag.training.metrics import expected_calibration_error
 
 FloatArray = npt.NDArray[np.float64]
@@ -113,3 +113,19 @@ def test_a_folded_head_gives_the_calibrated_logits() -> None:
         after = network(x).double().numpy()
     rounding = 1e-6 * np.abs(after).max()
     assert after == pytest.approx(platt.scale * before + platt.offset, abs=rounding)
+
+
+def test_the_error_after_calibration_is_of_groups_that_were_not_fitted_on() -> None:
+    logits, owners, targets = clips_of(np.full(4, 0.5), np.full(4, -1.0), n_clips=1000)
+    groups = [f"g{clip // 3}" for clip in range(1000)]
+    errors = calibration_errors(logits, owners, targets, groups=groups)
+    assert errors["ece_before"] > 0.1
+    assert errors["ece_after"] < 0.03
+    fitted_on_all = pooled_scores(logits, owners, n_clips=1000, platt=fit_platt(logits, owners, targets))
+    assert errors["ece_after"] != pytest.approx(expected_calibration_error(fitted_on_all, targets), abs=1e-9)
+
+
+def test_one_group_alone_cannot_be_calibrated_without_itself() -> None:
+    logits, owners, targets = clips_of(np.ones(2), np.zeros(2), n_clips=10)
+    errors = calibration_errors(logits, owners, targets, groups=["all"] * 10)
+    assert errors["ece_before"] == errors["ece_after"]

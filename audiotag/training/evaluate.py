@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,7 @@ import numpy.typing as npt
 
 from audiotag.config import ModelConfig
 from audiotag.errors import DataError
-from audiotag.model_card import write_model_card
-from audiotag.model_folder import open_model_folder, write_configs
-from audiotag.options import EngineOptions, PrecisionName, TagOptions
+from audiotag.options import TagOptions
 from audiotag.results import SCORE_DIGITS, ClipResult
 from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip, label_matrix
@@ -37,7 +34,6 @@ from audiotag.training.metrics import (
 ScoreArray = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
-LEAST_DEFAULT_THRESHOLD = 0.2  # a tag that is shown without being asked for should be likelier than that
 N_RESAMPLES = 1000  # bootstrap samples
 RESAMPLING_SEED = 0
 NORMAL_QUANTILE = 1.96  # deviations on each side of a 95 % interval
@@ -360,33 +356,3 @@ def _worst_clips(
 
     worst = np.argsort(-gaps, kind="stable")[:N_WORST]
     return tuple(shown(int(index)) for index in worst if gaps[index] > 0)
-
-
-def measure_model(folder: Path, model: ModelConfig, clips: Sequence[LabelledClip]) -> ModelConfig:
-    """Measures the float32 and the int8 file of a new model folder on held-out clips, and writes what was found.
-
-    The figures, the default thresholds (each label's for F1, but none below `LEAST_DEFAULT_THRESHOLD`) and what int8
-    costs go into `config.json`; the model card is written from them.
-    """
-    scores, read = score_clips(_tagger(folder, "fp32"), clips)
-    thresholds = np.maximum(f1_thresholds(scores, label_matrix(read, model.labels)), LEAST_DEFAULT_THRESHOLD)
-    model = replace(model, thresholds=tuple(round(float(value), 3) for value in thresholds))
-    exact = measure(scores, read, model, n_failed=len(clips) - len(read))
-    quantised_scores, quantised_read = score_clips(_tagger(folder, "int8"), clips)
-    quantised = measure(
-        quantised_scores, quantised_read, model, n_failed=len(clips) - len(quantised_read), n_resamples=0
-    )
-    figures = quantised.figures()
-    metrics = {
-        "fp32": exact.figures(),
-        "int8": {name: value for name, value in figures.items() if name != "per_label"},
-    }
-    loss = round(100 * (exact.macro_map - quantised.macro_map), 3)
-    model = replace(model, int8_map_loss=max(0.0, loss), metrics=metrics)
-    write_configs(folder, model)
-    write_model_card(folder, model)
-    return model
-
-
-def _tagger(folder: Path, precision: PrecisionName) -> Tagger:
-    return Tagger(open_model_folder(folder), options=EngineOptions(device="cpu", engine="onnx", precision=precision))

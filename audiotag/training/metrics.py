@@ -15,7 +15,8 @@ import scipy.special
 
 Array = npt.NDArray[np.floating]
 
-# Both chosen on two halves (by groups) of a validation fold: F1 of thresholds from one half on the other.
+# Both chosen on two halves (by groups) of a validation fold: thresholds from one half, F1 on the other. Over all pairs
+# 0.511 (the common threshold alone gives 0.506, each label's own 0.299), mean of labels 0.297 (0.284 and 0.321).
 PRIOR_POSITIVES = 20.0  # that the threshold of all labels counts as, beside a label's own positives
 FEWEST_POSITIVES = 3  # that a label's own best threshold takes
 RESAMPLED_AT_ONCE = 2_000_000  # clips, all samples together, for bounded memory

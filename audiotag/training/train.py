@@ -43,7 +43,7 @@ from audiotag.training.dataset import (
     log_mels_of,
     read_dataset,
 )  # fmt: skip
-from audiotag.training.evaluate import measure_model
+from audiotag.training.figures import measure_model
 from audiotag.training.metrics import hit_rate, macro_map
 from audiotag.windows import window_starts
 

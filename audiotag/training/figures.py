@@ -1,0 +1,123 @@
+"""The figures that a model folder says of itself: measured, and written into its configuration and its card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audiotag.config import ModelConfig
+from audiotag.errors import DataError
+from audiotag.labels import LabelSet
+from audiotag.model_card import write_model_card
+from audiotag.model_folder import open_model_folder, write_configs
+from audiotag.options import EngineOptions, PrecisionName
+from audiotag.tagger import Tagger
+from audiotag.training.dataset import LabelledClip, label_matrix
+from audiotag.training.evaluate import N_RESAMPLES, Evaluation, ScoreArray, measure, score_clips
+from audiotag.training.metrics import f1_thresholds
+from audiotag.training.negatives import negatives_tagged
+
+LEAST_DEFAULT_THRESHOLD = 0.2  # a tag that is shown without being asked for should be likelier than that
+THRESHOLD_DIGITS = 3
+PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subset:
+    """A known task within the data: choosing among `labels` on the clips of `sources` (empty: of all)."""
+
+    name: str
+    labels: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+
+
+# One label for each of ESC-10's classes (Piczak: "ESC: Dataset for environmental sound classification", 2015).
+ESC10 = Subset(
+    name="ESC-10",
+    labels=("Dog", "Chicken, rooster", "Rain", "Waves, surf", "Fire", "Baby cry, infant cry", "Sneeze", "Tick",
+            "Helicopter", "Chainsaw"),
+    sources=("esc10",),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Scores `[clip, class]` of one precision, the clips they are of, and how many clips could not be read."""
+
+    scores: ScoreArray
+    clips: list[LabelledClip]
+    n_failed: int
+
+
+def measure_model(
+    folder: Path, model: ModelConfig, clips: Sequence[LabelledClip], *, subsets: Sequence[Subset] = ()
+) -> ModelConfig:
+    """Measures the float32 and the int8 file of a model folder on held-out clips, and writes what was found.
+
+    The figures, the default thresholds (each label's for F1, but none below `LEAST_DEFAULT_THRESHOLD`), what int8
+    costs, and how often sounds without anything to name get a tag go into `config.json`; the model card is written
+    from them. A subset that the clips or the model do not have is left out.
+    """
+    scored = {precision: _score(folder, precision, clips) for precision in PRECISIONS}
+    model = replace(model, thresholds=default_thresholds(scored["fp32"].scores, scored["fp32"].clips, model.labels))
+    exact, quantised = (
+        _measure(scored[precision], model, n_resamples=N_RESAMPLES if precision == "fp32" else 0)
+        for precision in PRECISIONS
+    )
+    loss = round(100 * max(0.0, exact.macro_map - quantised.macro_map), 3)
+    write_configs(folder, replace(model, int8_map_loss=loss))  # for the thresholds that the negatives meet
+    metrics = {
+        **model.metrics,
+        "fp32": exact.figures(),
+        "int8": {name: value for name, value in quantised.figures().items() if name != "per_label"},
+        "subsets": [found for subset in subsets if (found := _measure_subset(subset, scored, model)) is not None],
+        "negatives": negatives_tagged({precision: _tagger(folder, precision) for precision in PRECISIONS}),
+    }
+    model = replace(model, int8_map_loss=loss, metrics=metrics)
+    write_configs(folder, model)
+    write_model_card(folder, model)
+    return model
+
+
+def default_thresholds(scores: ScoreArray, clips: Sequence[LabelledClip], labels: Sequence[str]) -> tuple[float, ...]:
+    """The threshold of each label that is shown without being asked for."""
+    for_f1 = f1_thresholds(scores, label_matrix(clips, labels))
+    return tuple(round(float(value), THRESHOLD_DIGITS) for value in np.maximum(for_f1, LEAST_DEFAULT_THRESHOLD))
+
+
+def _score(folder: Path, precision: PrecisionName, clips: Sequence[LabelledClip]) -> _Scored:
+    scores, read = score_clips(_tagger(folder, precision), clips)
+    return _Scored(scores, read, n_failed=len(clips) - len(read))
+
+
+def _measure(scored: _Scored, model: ModelConfig, *, n_resamples: int) -> Evaluation:
+    return measure(scored.scores, scored.clips, model, n_failed=scored.n_failed, n_resamples=n_resamples)
+
+
+def _measure_subset(subset: Subset, scored: dict[PrecisionName, _Scored], model: ModelConfig) -> dict[str, Any] | None:
+    if not set(subset.labels) <= set(model.labels):
+        return None
+    among = LabelSet(model.labels).select(subset.labels)
+    found: dict[str, Any] = {"name": subset.name, "labels": list(subset.labels)}
+    for precision, each in scored.items():
+        rows = [
+            row for row, clip in enumerate(each.clips) if not subset.sources or clip.credit.source in subset.sources
+        ]
+        try:
+            measured = measure(each.scores[rows], [each.clips[row] for row in rows], model, among=among)
+        except DataError:
+            return None
+        choice = measured.to_dict()["among"]
+        found |= {
+            "n_clips": choice["n_clips"],
+            precision: {"top1": choice["top1"], "top1_interval": choice["interval"]},
+        }
+    return found
+
+
+def _tagger(folder: Path, precision: PrecisionName) -> Tagger:
+    return Tagger(open_model_folder(folder), options=EngineOptions(device="cpu", engine="onnx", precision=precision))

@@ -1,0 +1,71 @@
+"""Measures a model folder on its held-out fold and writes the figures wherever they are told.
+
+    python tests/measure_model.py manifest.csv                  # weights/default on the fold that it was not trained on
+    python tests/measure_model.py manifest.csv --model my-model --fold 2
+
+float32 and int8: mAP, hit rates, calibration, each label, ESC-10's ten classes, and sounds without anything to name.
+They go into the folder's config.json and model card and, for the embedded model, between the markers in
+weights/README.md and README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from audiotag.config import ModelConfig
+from audiotag.model_card import figures_table
+from audiotag.model_folder import open_model_folder
+from audiotag.training.dataset import read_dataset
+from audiotag.training.figures import ESC10, measure_model
+
+ROOT = Path(__file__).parents[1]
+EMBEDDED = ROOT / "weights" / "default"
+PAGES = (ROOT / "weights" / "README.md", ROOT / "README.md")
+BEGIN, END = "<!-- figures of tests/measure_model.py -->", "<!-- end of figures -->"
+
+
+def main() -> None:
+    """Parses the command line, measures, writes."""
+    parser = argparse.ArgumentParser(description="Measure a model folder and write its figures.")
+    parser.add_argument("data", type=Path, help="the manifest or labelled folder that it was trained on")
+    parser.add_argument("--model", type=Path, default=EMBEDDED)
+    parser.add_argument("--fold", help="held out; default: the one that its configuration names")
+    arguments = parser.parse_args()
+    config = open_model_folder(arguments.model).config
+    fold = arguments.fold or config.provenance.get("recipe", {}).get("fold")
+    clips = [clip for clip in read_dataset(arguments.data) if fold is None or clip.fold == fold]
+    if not clips:
+        sys.exit(f"measure_model: no clip of {arguments.data} is in fold {fold!r}")
+    measured = measure_model(arguments.model, config, clips, subsets=(ESC10,))
+    if arguments.model.resolve() == EMBEDDED.resolve():
+        for page in PAGES:
+            page.write_text(with_figures(page.read_text(encoding="utf-8"), measured), encoding="utf-8")
+    print("\n".join(summary(measured)))
+
+
+def with_figures(text: str, config: ModelConfig) -> str:
+    """The text with the figures between its markers; a text without markers stays as it is."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}\n" + "\n".join(summary(config)) + f"\n{end}{after}" if begin and end else text
+
+
+def summary(config: ModelConfig) -> list[str]:
+    """What a reader wants first, in Markdown."""
+    exact, negatives = config.metrics["fp32"], config.metrics["negatives"]
+    tagged = {name: sum(each[name] for each in negatives.values()) / len(negatives) for name in ("fp32", "int8")}
+    worst = max(negatives, key=lambda kind: negatives[kind]["int8"])
+    heading, rule, *rows = figures_table(config)
+    return [
+        heading.replace("| |", f"| on {exact['n_clips']} held-out clips, {exact['n_labels']} labels |", 1), rule, *rows,
+        f"| of sounds without anything to name, tagged | {100 * tagged['fp32']:.1f} % | {100 * tagged['int8']:.1f} % |",
+        f"| worst of their {len(negatives)} kinds: {worst} | {100 * negatives[worst]['fp32']:.0f} % "
+        f"| {100 * negatives[worst]['int8']:.0f} % |",
+        "", f"int8 loses {config.int8_map_loss:g} points of macro mAP (of 100).",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What a model folder says of itself: measured, written, and shown."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import measure_model
+import numpy as np
+import pytest
+from conftest import TINY_CONFIG, siren, tone
+
+from audiotag.config import ModelConfig
+from audiotag.model_card import figures_table, model_card
+from audiotag.model_folder import open_model_folder
+from audiotag.training.dataset import LabelledClip, read_dataset
+from audiotag.training.figures import LEAST_DEFAULT_THRESHOLD, Subset, default_thresholds
+from audiotag.training.figures import measure_model as measure_and_write
+from audiotag.training.metrics import f1_thresholds
+from audiotag.training.negatives import negatives_tagged
+
+WriteWav = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledClip, ...]:
+    """Ten clips of two labels, half of them of the source zoo, and one that cannot be read."""
+    import soundfile
+
+    folder = tmp_path_factory.mktemp("figures")
+    rows = ["path,labels,fold,group,source"]
+    for index in range(10):
+        sound = tone(300.0 + 40 * index) if index % 2 else siren()
+        soundfile.write(folder / f"{index}.wav", sound * (1 - index / 20), 8000)
+        rows.append(f"{index}.wav,{'Dog' if index % 2 else 'Siren'},1,g{index},{'zoo' if index < 5 else 'town'}")
+    (folder / "broken.wav").write_bytes(b"RIFF nothing")
+    rows.append("broken.wav,Dog,1,g9,zoo")
+    (folder / "m.csv").write_text("\n".join(rows) + "\n")
+    return read_dataset(folder / "m.csv")
+
+
+@pytest.fixture(scope="module")
+def measured(
+    tiny_model_folder: Path, clips: tuple[LabelledClip, ...], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ModelConfig]:
+    folder = tmp_path_factory.mktemp("measured") / "tiny"
+    shutil.copytree(tiny_model_folder, folder)
+    known = Subset(name="Zoo-2", labels=("Dog", "Siren"), sources=("zoo",))
+    unknown = Subset(name="Sea", labels=("Whale", "Dog"))
+    absent = Subset(name="Nowhere", labels=("Dog", "Siren"), sources=("nowhere",))
+    config = replace(TINY_CONFIG, metrics={"kept": 1})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("audiotag.training.figures.negatives_tagged", partial(negatives_tagged, n_clips=2))
+        return folder, measure_and_write(folder, config, clips, subsets=(known, unknown, absent))
+
+
+def test_the_folder_s_configuration_holds_what_was_measured(measured: tuple[Path, ModelConfig]) -> None:
+    folder, config = measured
+    assert open_model_folder(folder).config == config
+    assert config.metrics["kept"] == 1
+    exact, quantised = config.metrics["fp32"], config.metrics["int8"]
+    assert (exact["n_clips"], exact["n_failed"]) == (10, 1)
+    assert "per_label" not in quantised
+    assert config.int8_map_loss == round(100 * max(0.0, exact["macro_map"] - quantised["macro_map"]), 3)
+    (zoo,) = config.metrics["subsets"]
+    assert (zoo["name"], zoo["n_clips"]) == ("Zoo-2", 5)
+    assert set(zoo["int8"]) == {"top1", "top1_interval"}
+    assert all(set(each) == {"fp32", "int8"} for each in config.metrics["negatives"].values())
+    assert str(folder.parent.parent) not in json.dumps(config.metrics)  # no place on the maker's disk
+
+
+def test_default_thresholds_are_the_labels_own_but_not_below_the_least(clips: tuple[LabelledClip, ...]) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random((len(clips), 2)) * (0.1, 1.0)
+    thresholds = default_thresholds(scores, clips, ("Dog", "Siren"))
+    targets = np.array([["Dog" in clip.labels, "Siren" in clip.labels] for clip in clips], dtype=float)
+    assert thresholds == pytest.approx(np.maximum(f1_thresholds(scores, targets), LEAST_DEFAULT_THRESHOLD), abs=5e-4)
+    assert thresholds[0] == LEAST_DEFAULT_THRESHOLD
+
+
+def test_the_card_shows_every_figure(measured: tuple[Path, ModelConfig]) -> None:
+    folder, config = measured
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    exact = config.metrics["fp32"]
+    assert f"| macro mAP | {exact['macro_map']:.3f} (" in card
+    assert "| Zoo-2: right among its 2 labels, 5 clips | " in card
+    assert "| white noise | " in card
+    assert f"({100 * exact['at_defaults']['precision']:.0f} % are right" not in card
+    assert f"{100 * exact['at_defaults']['precision']:.0f} % are right" in card
+    assert f"| {exact['per_label'][0]['n_groups']} |  | {config.thresholds[0]:g} |" in card
+    calibrated = replace(config, metrics={**config.metrics, "ece_before": 0.02, "ece_after": 0.0031})
+    assert "fell from 0.0200 to 0.0031" in model_card(calibrated)
+
+
+def test_a_card_of_an_older_release_s_figures_can_still_be_made(tiny_config: ModelConfig) -> None:
+    older = {"macro_map": 0.5, "micro_map": 0.6, "top1": 0.7, "top5": 0.9, "n_clips": 10, "n_labels": 3,
+             "per_label": [{"label": "Dog", "average_precision": 0.4, "n_clips": 2}]}  # fmt: skip
+    config = replace(tiny_config, metrics={"fp32": older})
+    assert figures_table(config)[2:] == [
+        "| macro mAP | 0.500 |  |", "| micro mAP | 0.600 |  |", "| top-1 hit rate | 0.700 |  |",
+        "| top-5 hit rate | 0.900 |  |",
+    ]  # fmt: skip
+    assert "| Dog | 0.400 |  | 2 |  |  | 0 |" in model_card(config)
+
+
+def test_the_script_writes_between_its_markers_only(measured: tuple[Path, ModelConfig]) -> None:
+    _, config = measured
+    text = f"before\n{measure_model.BEGIN}\nold\n{measure_model.END}\nafter\n"
+    once = measure_model.with_figures(text, config)
+    assert once.startswith(f"before\n{measure_model.BEGIN}\n| on 10 held-out clips, 2 labels | float32 | int8 |\n")
+    assert once.endswith(f" points of macro mAP (of 100).\n{measure_model.END}\nafter\n")
+    assert measure_model.with_figures(once, config) == once
+    assert measure_model.with_figures("no markers", config) == "no markers"
+
+
+@pytest.mark.parametrize("page", measure_model.PAGES, ids=lambda page: page.parent.name)
+def test_the_pages_have_the_markers(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.count(measure_model.BEGIN) == text.count(measure_model.END) == 1
+    assert text.index(measure_model.BEGIN) < text.index(measure_model.END)
+
+
+def test_the_script_measures_the_fold_that_was_held_out(
+    measured: tuple[Path, ModelConfig], clips: tuple[LabelledClip, ...], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = tmp_path / "tiny"
+    shutil.copytree(measured[0], folder)
+    monkeypatch.setattr(
+        "audiotag.training.figures.negatives_tagged", lambda taggers: {"silence": dict.fromkeys(taggers, 0.0)}
+    )
+    manifest = str(clips[0].path.parent / "m.csv")
+    monkeypatch.setattr("sys.argv", ["measure_model.py", manifest, "--model", str(folder), "--fold", "1"])
+    measure_model.main()
+    assert capsys.readouterr().out.startswith("| on 10 held-out clips, 2 labels | float32 | int8 |")
+    monkeypatch.setattr("sys.argv", ["measure_model.py", manifest, "--model", str(folder), "--fold", "9"])
+    with pytest.raises(SystemExit, match=r"no clip of .* is in fold '9'"):
+        measure_model.main()
