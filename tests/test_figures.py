@@ -18,10 +18,10 @@ from audiotag.config import ModelConfig
 from audiotag.model_card import figures_table, model_card
 from audiotag.model_folder import open_model_folder
 from audiotag.training.dataset import LabelledClip, read_dataset
-from audiotag.training.figures import LEAST_DEFAULT_THRESHOLD, Subset, default_thresholds
+from audiotag.training.figures import LEAST_DEFAULT_THRESHOLD, MOST_DEFAULT_THRESHOLD, Subset, default_thresholds
 from audiotag.training.figures import measure_model as measure_and_write
 from audiotag.training.metrics import f1_thresholds
-from audiotag.training.negatives import negatives_tagged
+from audiotag.training.negatives import negative_scores, negatives_tagged
 
 WriteWav = Callable[..., Path]
 
@@ -55,6 +55,7 @@ def measured(
     config = replace(TINY_CONFIG, metrics={"kept": 1})
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("audiotag.training.figures.negatives_tagged", partial(negatives_tagged, n_clips=2))
+        patched.setattr("audiotag.training.figures.negative_scores", partial(negative_scores, n_clips=2))
         return folder, measure_and_write(folder, config, clips, subsets=(known, unknown, absent))
 
 
@@ -76,10 +77,18 @@ def test_the_folder_s_configuration_holds_what_was_measured(measured: tuple[Path
 def test_default_thresholds_are_the_labels_own_but_not_below_the_least(clips: tuple[LabelledClip, ...]) -> None:
     rng = np.random.default_rng(0)
     scores = rng.random((len(clips), 2)) * (0.1, 1.0)
-    thresholds = default_thresholds(scores, clips, ("Dog", "Siren"))
+    thresholds = default_thresholds(scores, clips, ("Dog", "Siren"), np.zeros((1, 2)))
     targets = np.array([["Dog" in clip.labels, "Siren" in clip.labels] for clip in clips], dtype=float)
     assert thresholds == pytest.approx(np.maximum(f1_thresholds(scores, targets), LEAST_DEFAULT_THRESHOLD), abs=5e-4)
     assert thresholds[0] == LEAST_DEFAULT_THRESHOLD
+
+
+def test_default_thresholds_lie_above_sounds_without_anything_to_name_but_leave_every_label_a_chance(
+    clips: tuple[LabelledClip, ...],
+) -> None:
+    scores = np.random.default_rng(0).random((len(clips), 2)) * 0.1
+    negatives = np.array([[0.3, 0.1], [0.5, 0.97]])
+    assert default_thresholds(scores, clips, ("Dog", "Siren"), negatives) == (0.51, MOST_DEFAULT_THRESHOLD)
 
 
 def test_the_card_shows_every_figure(measured: tuple[Path, ModelConfig]) -> None:
@@ -130,6 +139,7 @@ def test_the_script_measures_the_fold_that_was_held_out(
 ) -> None:  # fmt: skip
     folder = tmp_path / "tiny"
     shutil.copytree(measured[0], folder)
+    monkeypatch.setattr("audiotag.training.figures.negative_scores", lambda tagger, seed: np.zeros((1, 3)))
     monkeypatch.setattr(
         "audiotag.training.figures.negatives_tagged", lambda taggers: {"silence": dict.fromkeys(taggers, 0.0)}
     )

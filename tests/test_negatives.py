@@ -11,7 +11,15 @@ import pytest
 from audiotag.model_folder import open_model_folder
 from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
-from audiotag.training.negatives import KINDS, LEVEL_DB, SAMPLE_RATE, SECONDS, negative, negatives_tagged
+from audiotag.training.negatives import (
+    KINDS,
+    LEVEL_DB,
+    SAMPLE_RATE,
+    SECONDS,
+    negative,
+    negative_scores,
+    negatives_tagged,
+)
 
 
 def slope_of(samples: np.ndarray) -> float:
@@ -47,6 +55,14 @@ def test_kinds_are_what_they_are_called() -> None:
     spectrum = np.abs(np.fft.rfft(negative("tone", rng) * np.hanning(round(SECONDS * SAMPLE_RATE))))
     assert (spectrum > 0.01 * spectrum.max()).sum() < 10
     assert 1 <= np.count_nonzero(negative("clicks", rng)) <= 8
+
+
+def test_scores_of_the_sounds_are_the_same_for_a_seed_and_others_for_another(tiny_model_folder: Path) -> None:
+    tagger = Tagger(open_model_folder(tiny_model_folder), options=EngineOptions(device="cpu", engine="onnx"))
+    first, again, other = (negative_scores(tagger, n_clips=1, seed=seed) for seed in (1, 1, 2))
+    assert first.shape == (len(KINDS), 3)
+    assert (first == again).all()
+    assert (first != other).any()
 
 
 @pytest.mark.parametrize(("threshold", "share"), [(0.0, 1.0), (1.0, 0.0)])

@@ -19,9 +19,15 @@ from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip, label_matrix
 from audiotag.training.evaluate import N_RESAMPLES, Evaluation, ScoreArray, measure, score_clips
 from audiotag.training.metrics import f1_thresholds
-from audiotag.training.negatives import negatives_tagged
+from audiotag.training.negatives import negative_scores, negatives_tagged
 
 LEAST_DEFAULT_THRESHOLD = 0.2  # a tag that is shown without being asked for should be likelier than that
+MOST_DEFAULT_THRESHOLD = 0.9  # that a sound without anything to name can ask for: every label can still be shown
+NEGATIVE_MARGIN = 0.01  # of a default threshold above every such sound
+SEED_OF_NEGATIVES: dict[PrecisionName, int] = {
+    "fp32": 1,
+    "int8": 2,
+}  # that thresholds are chosen on; measured are others
 THRESHOLD_DIGITS = 3
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "int8")
 
@@ -35,11 +41,13 @@ class Subset:
     sources: tuple[str, ...] = ()
 
 
-# One label for each of ESC-10's classes (Piczak: "ESC: Dataset for environmental sound classification", 2015).
+# The labels of ESC-10's classes, as its author names them: dog bark, rain, sea waves, baby cry, clock tick, person
+# sneeze, helicopter, chainsaw, rooster, fire crackling (Piczak: "ESC: Dataset for environmental sound classification",
+# ACM Multimedia 2015, section 4).
 ESC10 = Subset(
     name="ESC-10",
-    labels=("Dog", "Chicken, rooster", "Rain", "Waves, surf", "Fire", "Baby cry, infant cry", "Sneeze", "Tick",
-            "Helicopter", "Chainsaw"),
+    labels=("Bark", "Rain", "Waves, surf", "Baby cry, infant cry", "Tick", "Sneeze", "Helicopter", "Chainsaw",
+            "Crowing, cock-a-doodle-doo", "Crackle"),
     sources=("esc10",),
 )  # fmt: skip
 
@@ -58,12 +66,17 @@ def measure_model(
 ) -> ModelConfig:
     """Measures the float32 and the int8 file of a model folder on held-out clips, and writes what was found.
 
-    The figures, the default thresholds (each label's for F1, but none below `LEAST_DEFAULT_THRESHOLD`), what int8
-    costs, and how often sounds without anything to name get a tag go into `config.json`; the model card is written
-    from them. A subset that the clips or the model do not have is left out.
+    The figures, the default thresholds, what int8 costs, and how often sounds without anything to name get a tag go
+    into `config.json`; the model card is written from them. A subset that the clips or the model do not have is left
+    out.
     """
-    scored = {precision: _score(folder, precision, clips) for precision in PRECISIONS}
-    model = replace(model, thresholds=default_thresholds(scored["fp32"].scores, scored["fp32"].clips, model.labels))
+    taggers = {precision: _tagger(folder, precision) for precision in PRECISIONS}
+    scored = {precision: _score(tagger, clips) for precision, tagger in taggers.items()}
+    negatives = [negative_scores(taggers[precision], seed=seed) for precision, seed in SEED_OF_NEGATIVES.items()]
+    thresholds = default_thresholds(
+        scored["fp32"].scores, scored["fp32"].clips, model.labels, np.concatenate(negatives)
+    )
+    model = replace(model, thresholds=thresholds)
     exact, quantised = (
         _measure(scored[precision], model, n_resamples=N_RESAMPLES if precision == "fp32" else 0)
         for precision in PRECISIONS
@@ -83,14 +96,24 @@ def measure_model(
     return model
 
 
-def default_thresholds(scores: ScoreArray, clips: Sequence[LabelledClip], labels: Sequence[str]) -> tuple[float, ...]:
-    """The threshold of each label that is shown without being asked for."""
+def default_thresholds(
+    scores: ScoreArray, clips: Sequence[LabelledClip], labels: Sequence[str], negatives: ScoreArray
+) -> tuple[float, ...]:
+    """The threshold of each label that is shown without being asked for.
+
+    The one for F1, but none below `LEAST_DEFAULT_THRESHOLD`, and raised above what sounds without anything to name
+    reach: they have no place in F1 on labelled clips, but people have them.
+
+    Shape: scores `[clip, class]`, negatives `[sound, class]`.
+    """
     for_f1 = f1_thresholds(scores, label_matrix(clips, labels))
-    return tuple(round(float(value), THRESHOLD_DIGITS) for value in np.maximum(for_f1, LEAST_DEFAULT_THRESHOLD))
+    above_negatives = np.minimum(negatives.max(axis=0) + NEGATIVE_MARGIN, MOST_DEFAULT_THRESHOLD)
+    thresholds = np.maximum(np.maximum(for_f1, LEAST_DEFAULT_THRESHOLD), above_negatives)
+    return tuple(round(float(value), THRESHOLD_DIGITS) for value in thresholds)
 
 
-def _score(folder: Path, precision: PrecisionName, clips: Sequence[LabelledClip]) -> _Scored:
-    scores, read = score_clips(_tagger(folder, precision), clips)
+def _score(tagger: Tagger, clips: Sequence[LabelledClip]) -> _Scored:
+    scores, read = score_clips(tagger, clips)
     return _Scored(scores, read, n_failed=len(clips) - len(read))
 
 

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from audiotag.results import ClipResult
 from audiotag.selftest import write_wav
 from audiotag.tagger import Tagger
+from audiotag.training.dataset import LabelledClip
+from audiotag.training.evaluate import score_clips
 
 FloatArray = npt.NDArray[np.float32]
 Maker = Callable[[npt.NDArray[np.float64], np.random.Generator], npt.NDArray[np.float64]]
@@ -32,6 +34,14 @@ def negatives_tagged(
 ) -> dict[str, dict[str, float]]:
     """Share (0 to 1) of `n_clips` sounds of each kind that each tagger gives a tag, with its model's own thresholds."""
     return {kind: _shares_tagged(taggers, kind, n_clips=n_clips, seed=seed) for kind in KINDS}
+
+
+def negative_scores(tagger: Tagger, *, n_clips: int = N_CLIPS, seed: int) -> npt.NDArray[np.float64]:
+    """Scores of `n_clips` sounds of each kind. Shape: `[kind * n_clips, class]`."""
+    with tempfile.TemporaryDirectory(prefix="audiotag-negatives-") as scratch:
+        paths = [path for kind in KINDS for path in _write(Path(scratch), kind, n_clips=n_clips, seed=seed)]
+        clips = [LabelledClip(path=path, labels=(), fold="", group=path.name) for path in paths]
+        return score_clips(tagger, clips)[0]
 
 
 def _shares_tagged(taggers: Mapping[str, Tagger], kind: str, *, n_clips: int, seed: int) -> dict[str, float]:
