@@ -238,30 +238,36 @@ class TrainConfig:
     depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks of each stage
     kernel_sizes: tuple[int, ...] = (21, 11, 3)  # depth-wise branches while training
     dropout: float = 0.2  # before the head
+    n_mels: int = 64  # bands of the log-mel
+    n_frames: int = 160  # frames of a window, 16 ms each: 2.544 s
     fold: str = "2"  # held out for validation
     min_clips: int = 20  # a label needs to be learnt
     min_groups: int = 8  # independent groups a label needs
-    steps: int = 3000  # optimiser steps
-    batch_size: int = 32  # windows
-    learning_rate: float = 2e-3  # peak, AdamW
+    steps: int = 5000  # optimiser steps
+    batch_size: int = 64  # windows
+    learning_rate: float = 3e-3  # peak, AdamW
     weight_decay: float = 0.05  # on weights of two or more dimensions
-    warmup_steps: int = 200  # linear; a cosine falls to 0 after it
+    warmup_steps: int = 300  # linear; a cosine falls to 0 after it
     mixup_probability: float = 0.4  # share of windows that get a second clip and its labels
-    negatives: float = 0.05  # share of windows that hold only synthetic noise, tones or silence
+    damage_probability: float = 0.4  # share of clips that went through a codec, a telephone, a room or another speed
+    negatives: float = 0.08  # share of windows that hold only synthetic noise, tones or silence
     mask_frames: int = 20  # longest time mask, two of them
     mask_mels: int = 8  # widest mel mask, two of them
     label_smoothing: float = 0.01  # targets become smoothing / 2 and 1 - smoothing / 2
-    ema_decay: float = 0.998  # of the averaged weights that are validated and kept
-    validate_every: int = 200  # steps
+    ema_decay: float = 0.999  # of the averaged weights that are validated and kept
+    validate_every: int = 250  # steps
     patience: int = 0  # validations without a better mAP before training stops; 0: never
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.validate_every) < 1:
-            raise ValueError("steps, batch_size and validate_every must be 1 or more")
+        for name in ("steps", "batch_size", "validate_every", "n_mels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if self.n_frames < 2:
+            raise ValueError(f"n_frames must be 2 or more, not {self.n_frames}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
-        for name in ("mixup_probability", "negatives", "dropout", "label_smoothing", "ema_decay"):
+        for name in ("mixup_probability", "damage_probability", "negatives", "dropout", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in 0 to 1, not {getattr(self, name)}")
 

@@ -10,7 +10,7 @@ import pytest
 from audiotag.config import FrontEndConfig, TrainConfig, WindowConfig
 from audiotag.frontend import LogMel
 from audiotag.training import augment
-from audiotag.training.augment import Augmenter, synthetic_negatives
+from audiotag.training.augment import Augmenter, Sound, active_frames, synthetic_negatives
 
 FRONTEND = FrontEndConfig(
     sample_rate=8000, n_fft=256, win_length=256, hop_length=128, n_mels=32, fmin=40, fmax=4000, log_offset=1e-2
@@ -32,22 +32,28 @@ def _clip(n_frames: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.0, 1.0, (n_frames, 32)).astype(np.float16)
 
 
+def _sound(n_frames: int, targets: np.ndarray, seed: int = 0) -> Sound:
+    log_mel = _clip(n_frames, seed)
+    return Sound(log_mel, targets, np.arange(n_frames))
+
+
 @pytest.mark.parametrize("n_frames", [1, 2, 7, 31, 32, 33, 300])
 def test_every_window_has_its_shape_and_is_finite_whatever_the_clip_is_long(n_frames: int) -> None:
     for seed in range(20):
         augmenter = Augmenter(FRONTEND, WINDOW, TrainConfig(), np.random.default_rng(seed))
-        window, targets = augmenter.window([(_clip(n_frames), A), (_clip(5, seed=1), B)])
+        window, targets = augmenter.window(_sound(n_frames, A), _sound(5, B, seed=1))
         assert window.shape == (32, 32)
         assert window.dtype == np.float32
         assert np.isfinite(window).all()
         assert window.min() >= np.log(1e-2) - 1e-4
-        assert targets.tolist() in ([1.0, 0.0], [1.0, 1.0])
+        assert targets[0] == 1.0
+        assert targets[1] in (0.0, 1.0) or np.isnan(targets[1])
 
 
 def test_mixup_gives_the_union_of_the_labels() -> None:
     config = replace(QUIET, mixup_probability=0.999)
     window, targets = Augmenter(FRONTEND, WINDOW, config, np.random.default_rng(0)).window(
-        [(_clip(40), A), (_clip(40, seed=1), B)]
+        _sound(40, A), _sound(40, B, seed=1)
     )
     assert targets.tolist() == [1.0, 1.0]
     assert window.shape == (32, 32)
@@ -56,7 +62,7 @@ def test_mixup_gives_the_union_of_the_labels() -> None:
 @pytest.mark.usefixtures("plain")
 def test_without_its_parts_augmentation_is_a_gain_on_mel_magnitudes() -> None:
     clip = _clip(32)
-    window, _ = Augmenter(FRONTEND, WINDOW, QUIET, np.random.default_rng(3)).window([(clip, A), (clip, B)])
+    window, _ = Augmenter(FRONTEND, WINDOW, QUIET, np.random.default_rng(3)).window(_sound(32, A), _sound(32, B))
     before = np.maximum(np.exp(clip.astype(np.float32)) - 1e-2, 0.0)
     after = np.exp(window) - 1e-2
     loud = before > 0.5
@@ -69,7 +75,7 @@ def test_a_short_clip_lands_anywhere_in_the_window_over_silence() -> None:
     starts = set()
     for seed in range(200):
         window, _ = Augmenter(FRONTEND, WINDOW, QUIET, np.random.default_rng(seed)).window(
-            [(np.full((30, 32), 3.0, np.float16), A), (_clip(5), B)]
+            Sound(np.full((30, 32), 3.0, np.float16), A, np.arange(30)), _sound(5, B)
         )
         heard = np.flatnonzero((window > np.log(1e-2) + 1e-3).all(axis=1))
         assert len(heard) == 30
@@ -80,10 +86,44 @@ def test_a_short_clip_lands_anywhere_in_the_window_over_silence() -> None:
 def test_the_same_generator_gives_the_same_window() -> None:
     def draw() -> np.ndarray:
         return Augmenter(FRONTEND, WINDOW, TrainConfig(), np.random.default_rng(7)).window(
-            [(_clip(90), A), (_clip(20, seed=1), B)]
+            _sound(90, A), _sound(20, B, seed=1)
         )[0]
 
     assert np.array_equal(draw(), draw())
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_window_of_a_long_clip_always_shows_a_part_that_is_heard() -> None:
+    clip = np.full((500, 32), np.log(1e-2), np.float16)
+    clip[40:45] = 3.0
+    active = active_frames(clip)
+    assert active.tolist() == [40, 41, 42, 43, 44]
+    for seed in range(100):
+        augmenter = Augmenter(FRONTEND, WINDOW, QUIET, np.random.default_rng(seed))
+        window, _ = augmenter.window(Sound(clip, A, active), _sound(5, B))
+        assert (window > -1.0).any()
+
+
+def test_what_is_barely_heard_counts_as_active_and_what_is_far_below_does_not() -> None:
+    decibels = np.array([0.0, -24.0, -26.0, -60.0])
+    clip = np.repeat(decibels[:, None] / 20 * np.log(10), 32, axis=1).astype(np.float16)
+    assert active_frames(clip).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "mixed", "behind"),
+    [(1, 0, 1, 1), (0, 0, 0, 0), (0, 1, 1, None), (None, 1, 1, None), (None, 0, None, None), (0, None, None, None)],
+)
+def test_what_is_unknown_of_a_sound_stays_unknown_in_a_mixture(
+    first: float | None, second: float | None, mixed: float | None, behind: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    sounds = [Sound(_clip(40), np.array([value], np.float32), np.arange(40)) for value in (first, second)]
+    monkeypatch.setattr(augment, "BACKGROUND_PROBABILITY", 1.0)
+    for probability, expected in ((0.999, mixed), (0.0, behind)):
+        config = replace(QUIET, mixup_probability=probability)
+        _, targets = Augmenter(FRONTEND, WINDOW, config, np.random.default_rng(0)).window(*sounds)
+        assert np.array_equal(targets, np.array([expected], np.float32), equal_nan=True)
 
 
 def test_synthetic_negatives_are_bounded_waveforms_of_every_kind() -> None:

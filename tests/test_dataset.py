@@ -13,7 +13,15 @@ from conftest import TINY_CONFIG, chirp, noise, tone
 from audiotag.errors import DataError
 from audiotag.frontend import LogMel
 from audiotag.training.credits import write_credits
-from audiotag.training.dataset import Credit, choose_labels, label_matrix, log_mels_of, read_dataset
+from audiotag.training.dataset import (
+    Credit,
+    LabelledClip,
+    choose_labels,
+    label_matrix,
+    log_mels_of,
+    read_dataset,
+    unknown_labels,
+)  # fmt: skip
 
 Write = Callable[..., Path]
 
@@ -106,6 +114,34 @@ def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
     write_wav("data/x/b.wav", noise(seconds=0.5))
     os.utime(tmp_path / "data/x/b.wav", (1, 1))
     assert len(log_mels_of(clips, frontend, cache=tmp_path / "cache")[1]) == 1 + 4000 // 80
+
+
+def test_each_kind_of_damage_has_log_mels_of_its_own(write_wav: Write, tmp_path: Path) -> None:
+    write_wav("data/x/a.wav", chirp())
+    clips, frontend = read_dataset(tmp_path / "data"), TINY_CONFIG.frontend
+    plain, slower = (log_mels_of(clips, frontend, cache=tmp_path / "cache", kind=kind)[0] for kind in (None, "slower"))
+    assert len(slower) > len(plain)
+    assert np.array_equal(log_mels_of(clips, frontend, cache=tmp_path / "cache", kind="slower")[0], slower)
+
+
+def test_a_coarse_label_leaves_open_what_a_fine_one_rules_out() -> None:
+    def clip(*labels: str) -> LabelledClip:
+        return LabelledClip(path=Path("x.wav"), labels=labels, fold="1", group="g")
+
+    clips = [clip("Bark", "Dog", "Animal"), clip("Cat", "Animal"), clip("Animal"), clip("Dog", "Animal"), clip("Rain")]
+    unknown = unknown_labels(clips, ("Animal", "Bark", "Cat", "Dog", "Rain"))
+    assert unknown.tolist() == [
+        [False, False, False, False, False],  # a bark is no cat
+        [False, False, False, False, False],
+        [False, True, True, True, False],  # any animal
+        [False, True, False, False, False],  # a dog, that may bark
+        [False, False, False, False, False],
+    ]
+
+
+def test_synonyms_are_no_ancestors_of_each_other() -> None:
+    clip = LabelledClip(path=Path("x.wav"), labels=("Thunder", "Thunderstorm"), fold="1", group="g")
+    assert not unknown_labels([clip, clip], ("Thunder", "Thunderstorm")).any()
 
 
 def test_a_clip_that_cannot_be_read_is_named_and_left_out(

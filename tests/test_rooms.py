@@ -30,8 +30,8 @@ ROW_OF = {room: row for row, rooms in ROWS.items() for room in rooms}
 # Third-party packages by the only rooms that may import them; numpy is everywhere from L1 up.
 OWNERS: dict[str, tuple[str, ...]] = {
     "soundfile": ("audio",),
-    "av": ("audio",),
-    "soxr": ("audio",),
+    "av": ("audio", "training"),
+    "soxr": ("audio", "training"),
     "onnxruntime": ("engines", "export", "cli"),
     "typer": ("cli",),
     "rich": ("writers", "cli"),

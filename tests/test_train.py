@@ -17,14 +17,17 @@ from audiotag.model_folder import open_model_folder
 from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
 from audiotag.training import train as training
+from audiotag.training.batches import split
+from audiotag.training.checkpoint import LAST_CHECKPOINT, load_checkpoint
 from audiotag.training.dataset import read_dataset
 from audiotag.training.evaluate import evaluate
-from audiotag.training.train import Progress, load_checkpoint, train
+from audiotag.training.recipe import model_config
+from audiotag.training.train import Progress, train
 
 RECIPE = TrainConfig(
     width=4, depths=(1, 1, 1, 1), steps=90, batch_size=12, validate_every=30, warmup_steps=5, learning_rate=5e-3,
     min_clips=3, min_groups=1, fold="1", ema_decay=0.9, mixup_probability=0.2, dropout=0.0, label_smoothing=0.0,
-    negatives=0.0,
+    negatives=0.0, damage_probability=0.2,
 )  # fmt: skip
 RATE = 16000
 
@@ -93,7 +96,7 @@ def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(data: Path, tm
     with pytest.raises(KeyboardInterrupt):
         train_only(data, tmp_path / "cut", recipe, on_progress=_interrupt_at(4))
     train_only(data, tmp_path / "cut", recipe, resume=True)
-    whole, cut = (load_checkpoint(tmp_path / name / training.LAST_CHECKPOINT) for name in ("whole", "cut"))
+    whole, cut = (load_checkpoint(tmp_path / name / LAST_CHECKPOINT) for name in ("whole", "cut"))
     assert whole["step"] == cut["step"] == 8
     assert all(torch.equal(whole["network"][name], cut["network"][name]) for name in whole["network"])
 
@@ -108,9 +111,9 @@ def test_resuming_with_another_recipe_is_refused(data: Path, tmp_path: Path) -> 
 def test_resuming_a_finished_training_changes_nothing(data: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, steps=4, validate_every=4)
     train_only(data, tmp_path, recipe)
-    before = load_checkpoint(tmp_path / training.LAST_CHECKPOINT)
+    before = load_checkpoint(tmp_path / LAST_CHECKPOINT)
     train_only(data, tmp_path, recipe, resume=True)
-    after = load_checkpoint(tmp_path / training.LAST_CHECKPOINT)
+    after = load_checkpoint(tmp_path / LAST_CHECKPOINT)
     assert all(torch.equal(before["network"][name], after["network"][name]) for name in before["network"])
     assert before["step"] == after["step"] == 4
 
@@ -150,6 +153,6 @@ def train_only(
     """The training without what follows it."""
     work.mkdir(exist_ok=True)
     clips = read_dataset(data)
-    model = training.model_config(("high", "hiss", "low"), recipe)
-    learning, held_out = training._split(clips, model, fold=recipe.fold, cache=work.parent / "cache")
+    model = model_config(("high", "hiss", "low"), recipe)
+    learning, held_out = split(clips, model, recipe, cache=work.parent / "cache")
     training._Trainer(model, recipe, learning, held_out, work, on_progress).run(resume=resume)

@@ -24,6 +24,10 @@ def train(
     data: options.Data,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
     width: Annotated[int, typer.Option(help="Channels of the first stage.", min=1)] = RECIPE.width,
+    n_mels: Annotated[int, typer.Option(help="Mel bands of the log-mel.", min=1)] = RECIPE.n_mels,
+    n_frames: Annotated[
+        int, typer.Option(help="Frames of a window, 16 ms each; 160 are 2.544 s.", min=2)
+    ] = RECIPE.n_frames,
     fold: Annotated[str, typer.Option(help="The fold that is held out for validation.")] = RECIPE.fold,
     min_clips: Annotated[int, typer.Option(help="Clips that a label needs.", min=1)] = RECIPE.min_clips,
     min_groups: Annotated[int, typer.Option(help="Independent groups that a label needs.", min=1)] = RECIPE.min_groups,
@@ -34,6 +38,9 @@ def train(
     mixup_probability: Annotated[
         float, typer.Option(help="Share of windows with a second clip mixed in.")
     ] = RECIPE.mixup_probability,
+    damage_probability: Annotated[
+        float, typer.Option(help="Share of clips heard through a codec, a telephone, a room or at another speed.")
+    ] = RECIPE.damage_probability,
     validate_every: Annotated[int, typer.Option(help="Steps between validations.", min=1)] = RECIPE.validate_every,
     patience: Annotated[
         int, typer.Option(help="Validations without a better mAP before training stops; 0 for never.", min=0)

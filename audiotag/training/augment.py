@@ -6,6 +6,8 @@ over the bands, and two sounds add by their powers, as sounds without a fixed ph
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +28,27 @@ LOWEST_BAND_LIMIT = 0.45  # of the mel bands: about 3 kHz
 TILT_DB = 9.0  # at the ends of the spectrum, at most
 NOISE_PROBABILITY = 0.35
 NOISE_DB = (-55.0, -12.0)  # noise against the loudest frame
+ACTIVE_DB = 25.0  # below the clip's loudest mel band, where its sound is taken to be heard still
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A labelled clip to cut windows from.
+
+    log_mel: `[frame, mel]`. targets: `[class]`, 1 where a label is heard, 0 where not, NaN where that is not known.
+    active: positions of the frames in which the clip can be heard; a window shows one of them at least, or the silence
+    after a sneeze would be taught as a sneeze.
+    """
+
+    log_mel: npt.NDArray[np.float16]
+    targets: FloatArray
+    active: npt.NDArray[np.intp]
+
+
+def active_frames(log_mel: npt.NDArray[np.float16]) -> npt.NDArray[np.intp]:
+    """Positions of the frames whose strongest band is within `ACTIVE_DB` of the clip's. `[frame, mel]` -> `[n]`."""
+    strongest = log_mel.max(axis=1).astype(np.float32)
+    return np.flatnonzero(strongest >= strongest.max() - ACTIVE_DB / 20.0 * np.log(10.0))
 
 
 class Augmenter:
@@ -40,26 +63,31 @@ class Augmenter:
         self._config = config
         self._rng = rng
 
-    def window(self, clips: list[tuple[npt.NDArray[np.float16], FloatArray]]) -> tuple[FloatArray, FloatArray]:
-        """A window of the first clip, perhaps with the second one mixed in, and its targets.
+    def window(self, first: Sound, second: Sound) -> tuple[FloatArray, FloatArray]:
+        """A window of the first sound, perhaps with the second one mixed in, and its targets.
 
-        Shape: two pairs of `[frame, mel]` and `[class]` -> `[n_frames, mel]`, `[class]`.
+        What is only in the background may be heard or not: its labels become unknown.
+        Shape: `[n_frames, mel]`, `[class]`.
         """
-        (first, targets), (second, second_targets) = clips
-        magnitudes = self._excerpt(first)
+        magnitudes, targets = self._excerpt(first), first.targets
         draw = self._rng.random()
         if draw < self._config.mixup_probability:
             magnitudes = self._mix(magnitudes, self._excerpt(second), MIX_DB)
-            targets = np.maximum(targets, second_targets)
+            heard = (targets == 1) | (second.targets == 1)
+            targets = np.where(heard, np.float32(1.0), targets + second.targets)
         elif draw < self._config.mixup_probability + BACKGROUND_PROBABILITY:
             magnitudes = self._mix(magnitudes, self._excerpt(second), BACKGROUND_DB)
+            targets = np.where((targets == 0) & (second.targets != 0), np.float32(np.nan), targets)
         magnitudes = self._add_noise(self._filter(magnitudes)) * self._gain(GAIN_DB)
         return self._mask(np.log(magnitudes + self._offset)), targets
 
-    def _excerpt(self, log_mel: npt.NDArray[np.float16]) -> FloatArray:
+    def _excerpt(self, sound: Sound) -> FloatArray:
         speed = self._rng.uniform(*SPEED) if self._rng.random() < SPEED_PROBABILITY else 1.0
         wanted = int(np.ceil(self._n_frames * speed)) + 1
-        start = self._rng.integers(0, max(1, len(log_mel) - wanted + 1))
+        shown = int(self._rng.choice(sound.active))
+        latest = max(0, len(sound.log_mel) - wanted)
+        start = min(max(0, shown - int(self._rng.integers(0, wanted))), latest)
+        log_mel = sound.log_mel
         magnitudes = np.exp(log_mel[start : start + wanted].astype(np.float32)) - self._offset
         magnitudes = np.maximum(magnitudes, 0.0)
         if speed != 1.0 and len(magnitudes) > 1:

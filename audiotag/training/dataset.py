@@ -27,6 +27,8 @@ from audiotag.config import FrontEndConfig
 from audiotag.errors import AudioError, DataError
 from audiotag.frontend import LogMel
 from audiotag.inputs import Input, find_inputs
+from audiotag.training.damage import damage
+from audiotag.training.hierarchy import ancestors_of_labels
 
 FloatArray = npt.NDArray[np.float32]
 HalfArray = npt.NDArray[np.float16]
@@ -139,22 +141,45 @@ def label_matrix(clips: Sequence[LabelledClip], labels: Sequence[str]) -> FloatA
     return targets
 
 
+def unknown_labels(clips: Sequence[LabelledClip], labels: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Where it is not known whether a clip has a label. Shape: `[clip, class]`.
+
+    A label implies another, its ancestor, when every clip that has it has the other too. A clip with an ancestor but
+    with none of those that imply it was labelled coarsely: any of them may be heard ("Music" with no instrument named),
+    while a clip with one of them was labelled finely, and the rest are absent.
+    """
+    ancestors = ancestors_of_labels(clip.labels for clip in clips)
+    descendants: defaultdict[str, set[str]] = defaultdict(set)
+    for label, above in ancestors.items():
+        for ancestor in above:
+            descendants[ancestor].add(label)
+    position = {label: index for index, label in enumerate(labels)}
+    unknown = np.zeros((len(clips), len(labels)), dtype=bool)
+    for row, clip in enumerate(clips):
+        for label in clip.labels:
+            if not descendants[label].intersection(clip.labels):
+                unknown[row, [position[below] for below in descendants[label] if below in position]] = True
+    return unknown
+
+
 def log_mels_of(
     clips: Sequence[LabelledClip],
     frontend: FrontEndConfig,
     *,
     cache: Path,
+    kind: str | None = None,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[HalfArray]:
     """The log-mel of every clip, `[frame, mel]` in float16, computed once and mapped from `cache` afterwards.
 
-    A clip that cannot be read is logged and comes back with no frames.
+    With a `kind` of damage, of every clip after that damage. A clip that cannot be read is logged and comes back with
+    no frames.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    stem = cache / f"log_mels-{_fingerprint(clips, frontend)}"
+    stem = cache / f"log_mels-{_fingerprint(clips, frontend)}{f'-{kind}' if kind else ''}"
     index = stem.with_suffix(".npy")
     if not index.exists():
-        _write_cache(clips, frontend, stem, on_clip)
+        _write_cache(clips, frontend, kind, stem, on_clip)
     ends = np.load(index)
     if not len(ends) or not ends[-1]:
         raise DataError("none of the clips could be read. The log names each and why")
@@ -175,24 +200,32 @@ def _fingerprint(clips: Sequence[LabelledClip], frontend: FrontEndConfig) -> str
 
 
 def _write_cache(
-    clips: Sequence[LabelledClip], frontend: FrontEndConfig, stem: Path, on_clip: Callable[[int, int], None]
+    clips: Sequence[LabelledClip],
+    frontend: FrontEndConfig,
+    kind: str | None,
+    stem: Path,
+    on_clip: Callable[[int, int], None],
 ) -> None:
     transform = LogMel(frontend)
 
-    def log_mel(clip: LabelledClip) -> HalfArray:
+    def log_mel(number: int, clip: LabelledClip) -> HalfArray:
         try:
             waveform = read_audio(clip.path, sample_rate=frontend.sample_rate, duration=MAX_CLIP_SECONDS)
         except AudioError as error:
             logger.warning("%s is left out: %s", clip.path, error)
             return np.zeros((0, frontend.n_mels), dtype=np.float16)
-        if not len(waveform.samples):
+        samples = waveform.samples
+        if len(samples) and kind is not None:
+            rng = np.random.default_rng((number, *kind.encode()))
+            samples = damage(samples, sample_rate=frontend.sample_rate, kind=kind, rng=rng)
+        if not len(samples):
             return np.zeros((0, frontend.n_mels), dtype=np.float16)
-        return np.asarray(transform(waveform.samples[None])[0], dtype=np.float16)
+        return np.asarray(transform(samples[None])[0], dtype=np.float16)
 
     ends, total = [], 0
     partial = stem.with_suffix(".partial")
     with partial.open("wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, frames in enumerate(pool.map(log_mel, clips), start=1):
+        for done, frames in enumerate(pool.map(log_mel, range(len(clips)), clips), start=1):
             out.write(frames.tobytes())
             total += len(frames)
             ends.append(total)

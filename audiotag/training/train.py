@@ -8,16 +8,11 @@ Every batch is drawn from a generator seeded by (seed, step), so a resumed train
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,47 +20,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from audiotag import __version__
-from audiotag.config import FrontEndConfig, ModelConfig, NetworkConfig, TrainConfig, WindowConfig
-from audiotag.errors import CheckpointError, DataError
-from audiotag.export import export_onnx, quantise_int8
-from audiotag.frontend import LogMel
-from audiotag.model_folder import write_configs
-from audiotag.network import AudioRepInceptionNeXt, fuse, initialise, save_fused
-from audiotag.training.augment import Augmenter, synthetic_negatives
-from audiotag.training.credits import write_credits
-from audiotag.training.dataset import (
-    Credit,
-    HalfArray,
-    LabelledClip,
-    choose_labels,
-    label_matrix,
-    log_mels_of,
-    read_dataset,
-)  # fmt: skip
-from audiotag.training.figures import measure_model
+from audiotag.config import ModelConfig, TrainConfig
+from audiotag.errors import CheckpointError
+from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
+from audiotag.training.batches import BatchSource, Data, split
+from audiotag.training.calibration import pooled_scores
+from audiotag.training.checkpoint import (
+    BEST_CHECKPOINT,
+    CHECKPOINT_FORMAT,
+    CHECKPOINT_VERSION,
+    LAST_CHECKPOINT,
+    comparable,
+    load_checkpoint,
+    work_folder,
+)
+from audiotag.training.dataset import choose_labels, read_dataset
+from audiotag.training.finish import finish
+from audiotag.training.matrix_forward import training_logits
 from audiotag.training.metrics import hit_rate, macro_map
-from audiotag.windows import window_starts
+from audiotag.training.recipe import model_config
+from audiotag.training.validation import window_logits
 
 FloatArray = npt.NDArray[np.float32]
-
-# A hop of 16 ms keeps the front-end and the network of a small model cheap; 64 bands up to 14 kHz hold what the
-# hiss of a cymbal and the hum of an engine differ in. The offset lies above the noise of 16-bit quantisation, so that
-# digital silence and a quiet recording look alike.
-FRONTEND = FrontEndConfig(
-    sample_rate=32000, n_fft=1024, win_length=1024, hop_length=512, n_mels=64, fmin=40.0, fmax=14000.0,
-    log_offset=1e-2,
-)  # fmt: skip
-WINDOW = WindowConfig(n_samples=159 * 512, n_frames=160, padding="silence")  # 2.544 s
-
-CHECKPOINT_FORMAT = "audiotag-checkpoint"
-CHECKPOINT_VERSION = 1
-LAST_CHECKPOINT = "checkpoint_last.pt"
-BEST_CHECKPOINT = "checkpoint_best.pt"
-VALIDATION_BATCH = 64  # windows
-N_CALIBRATION_WINDOWS = 192  # percentiles keep every activation of a batch in memory
-N_NEGATIVES = 120  # synthetic clips
-
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -77,15 +53,6 @@ class Progress:
     validation_map: float | None = None
     validation_top1: float | None = None
     best_map: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The clips of one side of the split: log-mels `[frame, mel]` and targets `[clip, class]`."""
-
-    clips: tuple[LabelledClip, ...]
-    log_mels: list[HalfArray]
-    targets: FloatArray
 
 
 def train(
@@ -113,46 +80,10 @@ def train(
     model = model_config(labels, config)
     work = work_folder(out)
     work.mkdir(parents=True, exist_ok=True)
-    learning, held_out = _split(clips, model, fold=config.fold, cache=cache or work, on_clip=on_clip)
+    learning, held_out = split(clips, model, config, cache=cache or work, on_clip=on_clip)
     torch.set_flush_denormal(True)
     _Trainer(model, config, learning, held_out, work, on_progress).run(resume=resume)
     return finish(out, data=data, config=config, cache=cache, license=license)
-
-
-def work_folder(out: Path) -> Path:
-    """Where the checkpoints and log-mels of a training lie: beside the model folder, which is to be published."""
-    return out.parent / (out.name + ".training")
-
-
-def model_config(labels: tuple[str, ...], config: TrainConfig) -> ModelConfig:
-    """What a model of this recipe will be, before anything is measured."""
-    network = NetworkConfig(
-        n_labels=len(labels), width=config.width, depths=config.depths, kernel_sizes=config.kernel_sizes,
-        dropout=config.dropout,
-    )  # fmt: skip
-    return ModelConfig(network=network, frontend=FRONTEND, window=WINDOW, labels=labels, activation="sigmoid")
-
-
-def _split(
-    clips: Sequence[LabelledClip],
-    model: ModelConfig,
-    *,
-    fold: str,
-    cache: Path,
-    on_clip: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[_Data, _Data]:
-    log_mels = log_mels_of(clips, model.frontend, cache=cache, on_clip=on_clip)
-
-    def part(held_out: bool) -> _Data:
-        chosen = [i for i, clip in enumerate(clips) if (clip.fold == fold) == held_out and len(log_mels[i])]
-        if not chosen:
-            where = f"in fold {fold!r}" if held_out else f"outside fold {fold!r}"
-            folds = ", ".join(sorted({clip.fold for clip in clips}))
-            raise DataError(f"no readable clip is {where}. Choose --fold among {folds}")
-        kept = tuple(clips[i] for i in chosen)
-        return _Data(kept, [log_mels[i] for i in chosen], label_matrix(kept, model.labels))
-
-    return part(False), part(True)
 
 
 class _Trainer:
@@ -162,8 +93,8 @@ class _Trainer:
         self,
         model: ModelConfig,
         config: TrainConfig,
-        learning: _Data,
-        held_out: _Data,
+        learning: Data,
+        held_out: Data,
         work: Path,
         on_progress: Callable[[Progress], None],
     ) -> None:
@@ -177,7 +108,7 @@ class _Trainer:
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.network).eval()
         self.optimiser = _optimiser(self.network, config)
-        self.batches = _BatchSource(learning, model, config)
+        self.batches = BatchSource(learning, model, config)
         self.step, self.best_map, self.best_step = 0, 0.0, 0
 
     def run(self, *, resume: bool) -> None:
@@ -203,16 +134,23 @@ class _Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
-        logits = self.network(self._to_device(log_mels))
-        smoothing = self.config.label_smoothing
-        wanted = torch.from_numpy(targets).to(self.device) * (1 - smoothing) + smoothing / 2
-        loss = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=1).mean()
+        # Matrix products are the quickest on a CPU; a GPU has kernels for the convolutions themselves.
+        forward = self.network if self.device == "cuda" else partial(training_logits, self.network)
+        logits = forward(self._to_device(log_mels))
+        loss = self._loss(logits, torch.from_numpy(targets).to(self.device))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimiser.step()
         self._average()
         return loss.item()
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy summed over the labels that are known to be heard or not, mean over the windows."""
+        known = ~targets.isnan()
+        smoothing = self.config.label_smoothing
+        wanted = targets.nan_to_num() * (1 - smoothing) + smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits, wanted, known, reduction="sum") / len(logits)
 
     def _to_device(self, log_mels: FloatArray) -> Tensor:
         return torch.from_numpy(log_mels).to(self.device, memory_format=torch.channels_last)
@@ -221,15 +159,13 @@ class _Trainer:
     def _average(self) -> None:
         # A short memory at first, or the random start would be remembered (Tarvainen, Valpola, 2017, appendix).
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        current = self.network.state_dict()
-        for name, value in self.averaged.state_dict().items():
-            if value.dtype.is_floating_point:
-                value.lerp_(current[name], 1 - decay)
-            else:
-                value.copy_(current[name])
+        for average, current in zip(_state(self.averaged), _state(self.network), strict=True):
+            torch._foreach_lerp_(average, current, 1 - decay)
 
     def _validate(self, loss: float) -> None:
-        scores = clip_scores(self.averaged, self.held_out.log_mels, self.model, to_device=self._to_device)
+        network = fuse(self.averaged)
+        logits, owners = window_logits(network, self.held_out.log_mels, self.model, to_device=self._to_device)
+        scores = pooled_scores(logits, owners, n_clips=len(self.held_out.clips))
         value = macro_map(scores, self.held_out.targets)
         if value > self.best_map:
             self.best_map, self.best_step = value, self.step
@@ -248,21 +184,22 @@ class _Trainer:
         ))  # fmt: skip
 
     def _save(self, name: str) -> None:
-        partial = self.work / (name + ".partial")
+        unfinished = self.work / (name + ".partial")
         torch.save({
             "format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION,
             "model": {"config": self.model.to_config_dict(), "preprocessor": self.model.to_preprocessor_dict()},
-            "recipe": _comparable(self.config),
+            "recipe": comparable(self.config),
             "network": self.averaged.state_dict(),  # what is validated, fused and shipped
             "unaveraged": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
             "step": self.step, "best_map": self.best_map, "best_step": self.best_step,
-        }, partial)  # fmt: skip
-        partial.replace(self.work / name)
+        }, unfinished)  # fmt: skip
+        unfinished.replace(self.work / name)
 
     def _load(self) -> None:
         path = self.work / LAST_CHECKPOINT
         saved = load_checkpoint(path)
-        if saved["recipe"] != _comparable(self.config) or saved["model"]["config"] != self.model.to_config_dict():
+        recipe = comparable(TrainConfig()) | saved["recipe"]  # what a newer version added was at its default
+        if recipe != comparable(self.config) or saved["model"]["config"] != self.model.to_config_dict():
             raise CheckpointError(f"{path}: is of another recipe or other data. Train into another folder")
         self.averaged.load_state_dict(saved["network"])
         self.network.load_state_dict(saved["unaveraged"])
@@ -277,32 +214,16 @@ def _start_from_frequencies(network: AudioRepInceptionNeXt, targets: FloatArray)
     network.head.bias.copy_(torch.from_numpy(np.log(share / (1 - share))))
 
 
-def _comparable(config: TrainConfig) -> dict[str, Any]:
-    """The recipe as a checkpoint keeps it: JSON values, for tuples do not survive weights-only loading as such."""
-    recipe: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return recipe
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint of ours, tensors on the CPU.
-
-    Raises:
-        CheckpointError: there is none, or it is not one of ours.
-    """
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}. Train without --resume") from error
-    if not isinstance(saved, dict) or saved.get("format") != CHECKPOINT_FORMAT:
-        raise CheckpointError(f"{path}: is not a checkpoint of `audiotag train`")
-    return saved
+def _state(network: AudioRepInceptionNeXt) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and running statistics, without what is counted."""
+    return list(network.parameters()), [value for value in network.buffers() if value.dtype.is_floating_point]
 
 
 def _optimiser(network: AudioRepInceptionNeXt, config: TrainConfig) -> torch.optim.Optimizer:
     decayed = [p for p in network.parameters() if p.ndim >= 2]
     plain = [p for p in network.parameters() if p.ndim < 2]  # BatchNorm and biases
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def _learning_rate(step: int, config: TrainConfig) -> float:
@@ -310,139 +231,3 @@ def _learning_rate(step: int, config: TrainConfig) -> float:
         return config.learning_rate * (step + 1) / config.warmup_steps
     share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-
-
-class _BatchSource:
-    """Augmented batches, each drawn from its own generator and made one step ahead on another thread."""
-
-    def __init__(self, data: _Data, model: ModelConfig, config: TrainConfig) -> None:
-        rng = np.random.default_rng(config.seed)
-        transform = LogMel(model.frontend)
-        n_clips = N_NEGATIVES if config.negatives else 0
-        noises = synthetic_negatives(model.frontend.sample_rate, rng, n_clips=n_clips)
-        self._negatives = [transform(noise[None])[0].astype(np.float16) for noise in noises]
-        self._data, self._model, self._config = data, model, config
-        self._cumulative = np.cumsum(_sampling_weights(data.targets))
-
-    def from_step(self, step: int) -> Iterator[tuple[FloatArray, FloatArray]]:
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self.batch, step)
-            while True:
-                batch = coming.result()
-                step += 1
-                coming = pool.submit(self.batch, step)
-                yield batch
-
-    def batch(self, step: int) -> tuple[FloatArray, FloatArray]:
-        """`[batch, 1, frame, mel]` and `[batch, class]`."""
-        rng = np.random.default_rng((self._config.seed, step))
-        augmenter = Augmenter(self._model.frontend, self._model.window, self._config, rng)
-        windows = [augmenter.window([self._draw(rng), self._draw(rng)]) for _ in range(self._config.batch_size)]
-        log_mels, targets = zip(*windows, strict=True)
-        return np.stack(log_mels)[:, None], np.stack(targets)
-
-    def _draw(self, rng: np.random.Generator) -> tuple[HalfArray, FloatArray]:
-        if rng.random() < self._config.negatives:
-            negative = self._negatives[rng.integers(len(self._negatives))]
-            return negative, np.zeros(self._data.targets.shape[1], dtype=np.float32)
-        clip = int(np.searchsorted(self._cumulative, rng.random() * self._cumulative[-1]))
-        return self._data.log_mels[clip], self._data.targets[clip]
-
-
-def _sampling_weights(targets: FloatArray) -> FloatArray:
-    """A clip weighs as its rarest label: one over the root of the label's count."""
-    rarity = 1.0 / np.sqrt(np.maximum(targets.sum(axis=0), 1.0))
-    weights = (targets * rarity).max(axis=1)
-    # Clips without a known label still show what the labels do not sound like.
-    return np.asarray(np.where(weights > 0, weights, rarity.min()), dtype=np.float32)
-
-
-@torch.no_grad()
-def clip_scores(
-    network: AudioRepInceptionNeXt,
-    log_mels: Sequence[HalfArray],
-    model: ModelConfig,
-    *,
-    to_device: Callable[[FloatArray], Tensor] = torch.from_numpy,
-) -> npt.NDArray[np.float64]:
-    """Mean sigmoid scores of clips over windows cut from their cached log-mels: quick, for use while training.
-
-    Shape: n times `[frame, mel]` -> `[n, class]`.
-    """
-    pieces = [(owner, window) for owner, log_mel in enumerate(log_mels) for window in _cut(log_mel, model)]
-    owners = np.array([owner for owner, _ in pieces])
-    scores = []
-    for start in range(0, len(pieces), VALIDATION_BATCH):
-        batch = np.stack([window for _, window in pieces[start : start + VALIDATION_BATCH]])[:, None]
-        scores.append(network(to_device(batch)).sigmoid().double().cpu().numpy())
-    summed = np.zeros((len(log_mels), model.network.n_labels))
-    np.add.at(summed, owners, np.concatenate(scores))
-    return np.asarray(summed / np.bincount(owners, minlength=len(log_mels))[:, None])
-
-
-def _cut(log_mel: HalfArray, model: ModelConfig) -> list[FloatArray]:
-    frames = model.window.n_frames
-    missing = frames - len(log_mel)
-    if missing > 0:
-        log_mel = np.pad(log_mel, ((0, missing), (0, 0)), constant_values=math.log(model.frontend.log_offset))
-    starts = window_starts(len(log_mel), window=WindowConfig(n_samples=frames, n_frames=1), hop=frames)
-    return [log_mel[start : start + frames].astype(np.float32) for start in starts]
-
-
-def finish(
-    out: Path, *, data: Path, config: TrainConfig, cache: Path | None = None, license: str | None = None
-) -> ModelConfig:
-    """Fuses the best checkpoint, exports, quantises, measures, and writes configs and model card."""
-    saved = load_checkpoint(work_folder(out) / BEST_CHECKPOINT)
-    clips = read_dataset(data)
-    labels = choose_labels(clips, min_clips=config.min_clips, min_groups=config.min_groups)
-    model = model_config(labels, config)
-    network = AudioRepInceptionNeXt(model.network)
-    network.load_state_dict(saved["network"])
-    fused = fuse(network)
-    (out / "onnx").mkdir(parents=True, exist_ok=True)
-    save_fused(fused, out / "model.safetensors")
-    export_onnx(fused, out / "onnx/model.onnx", n_frames=model.window.n_frames, n_mels=model.frontend.n_mels)
-    learning, _ = _split(clips, model, fold=config.fold, cache=cache or work_folder(out))
-    quantise_int8(out / "onnx/model.onnx", out / "onnx/model_int8.onnx", _calibration(learning, model, config))
-    credits = write_credits(out, clips)
-    model = replace(model, license=license, provenance=_provenance(data, config, clips, saved, credits))
-    write_configs(out, model)
-    return measure_model(out, model, [clip for clip in clips if clip.fold == config.fold])
-
-
-def _calibration(data: _Data, model: ModelConfig, config: TrainConfig) -> Iterator[FloatArray]:
-    """Windows of training clips as they are, a few from each part of the data."""
-    rng = np.random.default_rng(config.seed)
-    chosen = rng.permutation(len(data.log_mels))[:N_CALIBRATION_WINDOWS]
-    for start in range(0, len(chosen), 32):
-        yield np.stack([_cut(data.log_mels[clip], model)[0] for clip in chosen[start : start + 32]])[:, None]
-
-
-def _provenance(
-    data: Path,
-    config: TrainConfig,
-    clips: Sequence[LabelledClip],
-    saved: dict[str, Any],
-    credits: Counter[Credit],
-) -> dict[str, Any]:
-    return {
-        "made_by": f"audiotag {__version__} train",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "data": data.name,
-        "n_clips": len(clips),
-        "n_clips_held_out": sum(clip.fold == config.fold for clip in clips),
-        "n_clips_of_label": dict(sorted(Counter(label for clip in clips for label in clip.labels).items())),
-        "n_clips_of_license": dict(sorted(_clips_by_license(credits).items())),
-        "recipe": _comparable(config),
-        "steps_of_kept_weights": saved["step"],
-        "threads": os.cpu_count(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-    }
-
-
-def _clips_by_license(credits: Counter[Credit]) -> Counter[str]:
-    clips: Counter[str] = Counter()
-    for credit, count in credits.items():
-        clips[credit.license] += count
-    return clips

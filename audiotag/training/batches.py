@@ -1,0 +1,130 @@
+"""The two sides of a labelled data set, and the augmented batches that are learnt from one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from audiotag.config import ModelConfig, TrainConfig
+from audiotag.errors import DataError
+from audiotag.frontend import LogMel
+from audiotag.training.augment import Augmenter, Sound, active_frames, synthetic_negatives
+from audiotag.training.damage import KINDS
+from audiotag.training.dataset import HalfArray, LabelledClip, label_matrix, log_mels_of, unknown_labels
+
+FloatArray = npt.NDArray[np.float32]
+
+N_NEGATIVES = 360  # synthetic clips
+
+
+@dataclass(frozen=True)
+class Data:
+    """The clips of one side of the split: log-mels `[frame, mel]` and targets `[clip, class]`.
+
+    `damaged` holds the same clips' log-mels after each kind of damage.
+    """
+
+    clips: tuple[LabelledClip, ...]
+    log_mels: list[HalfArray]
+    targets: FloatArray
+    damaged: tuple[list[HalfArray], ...] = ()
+
+
+def split(
+    clips: Sequence[LabelledClip],
+    model: ModelConfig,
+    config: TrainConfig,
+    *,
+    cache: Path,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Data, Data]:
+    """What is learnt from, with its damaged copies, and the held-out fold; clips that cannot be read are in neither.
+
+    Raises:
+        DataError: one of the two has no clip.
+    """
+    log_mels = log_mels_of(clips, model.frontend, cache=cache, on_clip=on_clip)
+    kinds = KINDS if config.damage_probability else ()
+    # Of all clips, so that the folds share one cache.
+    damaged = [log_mels_of(clips, model.frontend, cache=cache, kind=kind, on_clip=on_clip) for kind in kinds]
+
+    def part(*, held_out: bool) -> Data:
+        chosen = [i for i, clip in enumerate(clips) if (clip.fold == config.fold) == held_out and len(log_mels[i])]
+        if not chosen:
+            where = f"in fold {config.fold!r}" if held_out else f"outside fold {config.fold!r}"
+            folds = ", ".join(sorted({clip.fold for clip in clips}))
+            raise DataError(f"no readable clip is {where}. Choose --fold among {folds}")
+        kept = tuple(clips[i] for i in chosen)
+        return Data(
+            kept, [log_mels[i] for i in chosen], label_matrix(kept, model.labels),
+            damaged=() if held_out else tuple([each[i] for i in chosen] for each in damaged),
+        )  # fmt: skip
+
+    return part(held_out=False), part(held_out=True)
+
+
+class BatchSource:
+    """Augmented batches, each drawn from its own generator and made one step ahead on another thread."""
+
+    def __init__(self, data: Data, model: ModelConfig, config: TrainConfig) -> None:
+        self._data, self._model, self._config = data, model, config
+        self._cumulative = np.cumsum(_sampling_weights(data.targets))
+        unknown = unknown_labels(data.clips, model.labels)
+        self._targets = np.where(unknown, np.float32(np.nan), data.targets)
+        self._negatives = self._make_negatives()
+        self._active: dict[tuple[int | None, int], npt.NDArray[np.intp]] = {}
+
+    def _make_negatives(self) -> list[Sound]:
+        transform = LogMel(self._model.frontend)
+        noises = synthetic_negatives(
+            self._model.frontend.sample_rate, np.random.default_rng(self._config.seed),
+            n_clips=N_NEGATIVES if self._config.negatives else 0,
+        )  # fmt: skip
+        absent = np.zeros(self._targets.shape[1], dtype=np.float32)
+        log_mels = [transform(noise[None])[0].astype(np.float16) for noise in noises]
+        return [Sound(log_mel, absent, np.arange(len(log_mel))) for log_mel in log_mels]
+
+    def from_step(self, step: int) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """The batches of this step and all that follow, without end."""
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self.batch, step)
+            while True:
+                batch = coming.result()
+                step += 1
+                coming = pool.submit(self.batch, step)
+                yield batch
+
+    def batch(self, step: int) -> tuple[FloatArray, FloatArray]:
+        """`[batch, 1, frame, mel]` and `[batch, class]`."""
+        rng = np.random.default_rng((self._config.seed, step))
+        augmenter = Augmenter(self._model.frontend, self._model.window, self._config, rng)
+        windows = [augmenter.window(self._draw(rng), self._draw(rng)) for _ in range(self._config.batch_size)]
+        log_mels, targets = zip(*windows, strict=True)
+        return np.stack(log_mels)[:, None], np.stack(targets)
+
+    def _draw(self, rng: np.random.Generator) -> Sound:
+        if rng.random() < self._config.negatives:
+            return self._negatives[rng.integers(len(self._negatives))]
+        clip = int(np.searchsorted(self._cumulative, rng.random() * self._cumulative[-1]))
+        kind = None
+        if rng.random() < self._config.damage_probability:
+            kind = int(rng.integers(len(self._data.damaged)))
+            if not len(self._data.damaged[kind][clip]):  # a codec swallowed a clip of a few samples
+                kind = None
+        log_mel = self._data.log_mels[clip] if kind is None else self._data.damaged[kind][clip]
+        if (kind, clip) not in self._active:
+            self._active[kind, clip] = active_frames(log_mel)
+        return Sound(log_mel, self._targets[clip], self._active[kind, clip])
+
+
+def _sampling_weights(targets: FloatArray) -> FloatArray:
+    """A clip weighs as its rarest label: one over the root of the label's count."""
+    rarity = 1.0 / np.sqrt(np.maximum(targets.sum(axis=0), 1.0))
+    weights = (targets * rarity).max(axis=1)
+    # Clips without a known label still show what the labels do not sound like.
+    return np.asarray(np.where(weights > 0, weights, rarity.min()), dtype=np.float32)

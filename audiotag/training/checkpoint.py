@@ -1,0 +1,44 @@
+"""Where a training keeps its state, and how it is read again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audiotag.config import TrainConfig
+from audiotag.errors import CheckpointError
+
+CHECKPOINT_FORMAT = "audiotag-checkpoint"
+CHECKPOINT_VERSION = 1
+LAST_CHECKPOINT = "checkpoint_last.pt"
+BEST_CHECKPOINT = "checkpoint_best.pt"
+
+
+def work_folder(out: Path) -> Path:
+    """Where the checkpoints and log-mels of a training lie: beside the model folder, which is to be published."""
+    return out.parent / (out.name + ".training")
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A training checkpoint of ours, tensors on the CPU.
+
+    Raises:
+        CheckpointError: there is none, or it is not one of ours.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}. Train without --resume") from error
+    if not isinstance(saved, dict) or saved.get("format") != CHECKPOINT_FORMAT:
+        raise CheckpointError(f"{path}: is not a checkpoint of `audiotag train`")
+    return saved
+
+
+def comparable(config: TrainConfig) -> dict[str, Any]:
+    """The recipe as a checkpoint keeps it: JSON values, for tuples do not survive weights-only loading as such."""
+    recipe: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return recipe
