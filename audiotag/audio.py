@@ -250,6 +250,22 @@ class AudioStream:
         self.close()
 
 
+def write_audio(path: str | os.PathLike[str], waveform: Waveform) -> None:
+    """Writes a file in the format of its suffix, if libsndfile encodes it: .wav (16 bits), .flac, .ogg, .mp3.
+
+    Raises:
+        AudioError: this libsndfile does not, or the file cannot be written.
+    """
+    subtype = "PCM_16" if Path(path).suffix in (".wav", ".flac") else None
+    try:
+        with soundfile.SoundFile(path, "w", waveform.sample_rate, 1, subtype) as file:
+            # Its Vorbis encoder overflows the stack when it gets millions of samples at once.
+            for first in range(0, len(waveform.samples), BLOCK_FRAMES):
+                file.write(waveform.samples[first : first + BLOCK_FRAMES])
+    except (soundfile.SoundFileError, ValueError, OSError) as error:
+        raise AudioError(f"cannot be written: {error}") from error
+
+
 # --- from frames to samples: all generators, blocks [frame, row] ---
 
 
@@ -293,7 +309,7 @@ def _samples_from(
     common = gcd(rate, sample_rate)
     meeting = max(0, first - RESAMPLER_LEAD) // (sample_rate // common)
     frames = map(rows, _frames_from(decoder, meeting * (rate // common), exactly=exactly))
-    resampled = _resample(frames, rate, sample_rate, rows.n_rows)
+    resampled = resample(frames, rate, sample_rate, rows.n_rows)
     return _drop(resampled, first - meeting * (sample_rate // common))
 
 
@@ -327,8 +343,8 @@ def _finite(block: FloatArray, warnings: list[str]) -> FloatArray:
     return np.where(usable, block, np.float32(0))
 
 
-def _resample(blocks: Iterable[FloatArray], rate: int, sample_rate: int, n_rows: int) -> Iterator[FloatArray]:
-    """`_resampled_length` frames. libsoxr, HQ: https://sourceforge.net/p/soxr/wiki/Home."""
+def resample(blocks: Iterable[FloatArray], rate: int, sample_rate: int, n_rows: int) -> Iterator[FloatArray]:
+    """Blocks `[frame, row]` at `sample_rate`, `_resampled_length` frames. libsoxr, HQ: https://sourceforge.net/p/soxr."""
     resampler = soxr.ResampleStream(rate, sample_rate, n_rows, dtype="float32", quality="HQ")
     for block in blocks:
         yield resampler.resample_chunk(np.ascontiguousarray(block))

@@ -1,38 +1,48 @@
 """How fast this machine tags, stage by stage, on synthetic audio; `audiotag bench` shows it.
 
 A run's floor is the engine's time on all cores plus that of decoding, resampling and log-mels, measured alone on one
-core, divided by the cores. What a run takes beyond its floor is the pipeline's own cost.
+core, divided by the cores. What a run takes beyond its floor is the pipeline's own cost, and that of cores that share
+their units with one another.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from audiotag.audio import open_audio
+from audiotag.audio import FloatArray, Waveform, open_audio, resample, write_audio
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine
+from audiotag.errors import AudioError
 from audiotag.frontend import WindowLogMel
 from audiotag.model_folder import ModelFolder
 from audiotag.options import EngineOptions, core_count
-from audiotag.selftest import engines_here, synthetic_clips, write_wav
+from audiotag.selftest import engines_here, synthetic_clips
 from audiotag.tagger import Tagger, open_engine
 from audiotag.windows import window_starts
 
 CLIP_SECONDS = 5.0
 CLIP_RATE = 44100  # Hz
-CLIPS_OF_A_RUN = 48
+CONTAINERS = ("WAV", "FLAC", "Ogg", "MP3")
+CONTAINERS_OF_A_RUN = ("WAV", "MP3")
 SECONDS_PER_MEASURE = 0.5  # the shorter, the noisier
+# A whole run is measured over as many clips as its floor allows in this time; it begins with the first clip's way
+# through the stages, when the engine has nothing to do yet.
+SECONDS_PER_RUN = 1.2
+MIN_CLIPS, MAX_CLIPS = 16, 240
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +50,10 @@ class Measure:
     """How long a clip of `CLIP_SECONDS` takes at one stage."""
 
     stage: str
-    detail: str
+    detail: str  # for people
     milliseconds: float  # a clip
     share: float | None = None  # of the machine's matrix-product rate (engines), or of the floor in it (whole runs)
+    facts: dict[str, Any] = field(default_factory=dict)  # what was measured, for programs
 
     @property
     def x_real_time(self) -> float:
@@ -54,28 +65,46 @@ class Measure:
         return {
             "stage": self.stage, "detail": self.detail, "milliseconds": round(self.milliseconds, 3),
             "x_real_time": round(self.x_real_time, 1), "share": None if self.share is None else round(self.share, 3),
+            **self.facts,
         }  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on, with which versions, and when."""
+    packages = ("numpy", "onnxruntime", "soundfile", "soxr", "av")
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "cpu": _cpu_name(),
+        "cores": core_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def measure(folder: ModelFolder) -> Iterator[Measure]:
     """Every stage alone, every engine here, then whole runs against their floors."""
-    config = folder.config
-    n_windows = len(_starts(config))
     peak = matrix_product_gflops()
-    gflop = 2 * config.gmacs_per_window
-    detail = f"the network's {gflop:.2f} GFLOP a window at {peak:.0f} GFLOP/s"
-    yield Measure(stage="matrix product", detail=detail, milliseconds=1e3 * n_windows * gflop / peak, share=1.0)
+    yield _matrix_product(folder.config, peak)
     with tempfile.TemporaryDirectory(prefix="audiotag-bench-") as scratch:
-        path = Path(scratch, "clip.wav")
-        samples = synthetic_clips(CLIP_RATE, CLIP_SECONDS)
-        write_wav(path, samples["chirp"] + samples["noise"], CLIP_RATE)
-        stages = list(_stages(config, path))
-        yield from stages
-        for options in engines_here(folder):
-            engines = list(_engine_measures(folder, options, n_windows, gflop, peak))
-            yield from engines
+        clips = _write_clips(Path(scratch))
+        alone = {each.facts.get("container", each.stage): each for each in _stages(folder.config, clips)}
+        yield from alone.values()
+        engines = {options: list(_engine_measures(folder, options, peak)) for options in engines_here(folder)}
+        for measures in engines.values():
+            yield from measures
+        for options, measures in engines.items():
             if options.engine == "onnx":
-                yield _whole_run(folder, options, path, [*stages[1:], min(engines, key=lambda each: each.milliseconds)])
+                for container in (name for name in CONTAINERS_OF_A_RUN if name in clips):
+                    parts = (alone[container], *(alone[stage] for stage in ("resample", "log-mel") if stage in alone))
+                    yield _whole_run(folder, options, clips[container], container, parts, measures[-1])
 
 
 def _starts(config: ModelConfig) -> tuple[int, ...]:
@@ -100,34 +129,70 @@ def matrix_product_gflops(size: int = 1024) -> float:
     return 2 * size**3 / seconds_of(lambda: left @ left) / 1e9
 
 
-def _stages(config: ModelConfig, path: Path) -> Iterator[Measure]:
-    """Alone, on one core: decoding, decoding with resampling, log-mels."""
+def _matrix_product(config: ModelConfig, peak: float) -> Measure:
+    gflop = 2 * config.gmacs_per_window
+    return Measure(
+        stage="matrix product", detail=f"the network's {gflop:.2f} GFLOP a window at {peak:.0f} GFLOP/s, all cores",
+        milliseconds=1e3 * len(_starts(config)) * gflop / peak, share=1.0, facts={"gflops": round(peak, 1)},
+    )  # fmt: skip
+
+
+# --- stages alone, on one core ---
+
+
+def _write_clips(folder: Path) -> dict[str, Path]:
+    """The same clip in every container that this machine writes."""
+    sounds = synthetic_clips(CLIP_RATE, CLIP_SECONDS)
+    waveform = Waveform(sounds["chirp"] + sounds["noise"], CLIP_RATE)
+    paths = {name: folder / f"clip.{name.lower()}" for name in CONTAINERS}
+    return {name: path for name, path in paths.items() if _is_written(path, waveform)}
+
+
+def _is_written(path: Path, waveform: Waveform) -> bool:
+    try:
+        write_audio(path, waveform)
+    except AudioError:  # an old libsndfile writes no MP3
+        return False
+    return True
+
+
+def _stages(config: ModelConfig, clips: dict[str, Path]) -> Iterator[Measure]:
+    for container, path in clips.items():
+        milliseconds = 1e3 * seconds_of(lambda path=path: _decode(path))  # type: ignore[misc]
+        detail = f"{container}, {CLIP_RATE} Hz, one core"
+        yield Measure(stage="decode", detail=detail, milliseconds=milliseconds, facts={"container": container})
     rate = config.frontend.sample_rate
-    for stage, target in (("decode", CLIP_RATE), ("decode, resample", rate)):
-        milliseconds = 1e3 * seconds_of(lambda target=target: _read(path, target))  # type: ignore[misc]
-        yield Measure(stage=stage, detail=f"{CLIP_RATE} Hz WAV to {target} Hz, one core", milliseconds=milliseconds)
+    if rate != CLIP_RATE:
+        blocks = _decode(clips["WAV"])
+        milliseconds = 1e3 * seconds_of(lambda: list(resample(blocks, CLIP_RATE, rate, 1)))
+        yield Measure(stage="resample", detail=f"{CLIP_RATE} to {rate} Hz, one core", milliseconds=milliseconds)
     windows = [np.zeros(config.window.n_samples, dtype=np.float32) for _ in _starts(config)]
     log_mel = WindowLogMel(config.frontend, config.window)
     detail = f"n_fft {config.frontend.n_fft}, {config.frontend.n_mels} bands, one core"
     yield Measure(stage="log-mel", detail=detail, milliseconds=1e3 * seconds_of(lambda: log_mel(windows)))
 
 
-def _read(path: Path, sample_rate: int) -> int:
-    with open_audio(path, sample_rate=sample_rate) as stream:
-        return sum(block.shape[1] for block in stream)
+def _decode(path: Path) -> list[FloatArray]:
+    """Blocks `[frame, row]` at the file's rate."""
+    with open_audio(path, sample_rate=None) as stream:
+        return [block.T for block in stream]
 
 
-def _engine_measures(
-    folder: ModelFolder, options: EngineOptions, n_windows: int, gflop_per_window: float, peak: float
-) -> Iterator[Measure]:
-    """On the whole device: one window a call, then as many as the engine likes."""
-    engine = open_engine(folder, options)
-    for batch_size in (1, engine.batch_size):
-        seconds = engine_seconds(engine, folder.config, batch_size)
-        share = gflop_per_window / seconds / peak if engine.device == "cpu" else None
-        detail = f"{engine.device} {engine.precision}, batch {batch_size}"
+# --- engines, on the whole device ---
+
+
+def _engine_measures(folder: ModelFolder, options: EngineOptions, peak: float) -> Iterator[Measure]:
+    """One window a call, then as many as the engine likes."""
+    engine, config = open_engine(folder, options), folder.config
+    for batch_size in sorted({1, engine.batch_size}):
+        seconds = engine_seconds(engine, config, batch_size)
+        facts = {"engine": engine.name, "device": engine.device, "precision": engine.precision}
         yield Measure(
-            stage=f"engine {engine.name}", detail=detail, milliseconds=1e3 * seconds * n_windows, share=share
+            stage="engine",
+            detail=f"{engine.name} {engine.device} {engine.precision}, batch {batch_size}",
+            milliseconds=1e3 * seconds * len(_starts(config)),
+            share=2 * config.gmacs_per_window / seconds / peak if engine.device == "cpu" else None,
+            facts={**facts, "batch_size": batch_size},
         )
 
 
@@ -140,18 +205,34 @@ def engine_seconds(engine: Engine, config: ModelConfig, batch_size: int) -> floa
         return seconds_of(lambda: list(executor.map(engine, calls))) / (batch_size * len(calls))
 
 
-def _whole_run(folder: ModelFolder, options: EngineOptions, path: Path, parts: list[Measure]) -> Measure:
-    tagger = Tagger(folder, options=options)
-    clips = [path] * CLIPS_OF_A_RUN
-    milliseconds = 1e3 * seconds_of(lambda: list(tagger.tag_many(clips))) / len(clips)
-    alone, log_mel, engine = parts
-    part_of = {
-        alone.stage: alone.milliseconds / core_count(), log_mel.stage: log_mel.milliseconds / core_count(),
-        "engine": engine.milliseconds,
-    }  # fmt: skip
+# --- whole runs ---
+
+
+def _whole_run(
+    folder: ModelFolder,
+    options: EngineOptions,
+    path: Path,
+    container: str,
+    parts: tuple[Measure, ...],
+    engine: Measure,
+) -> Measure:
+    """A run over many clips, less the start of the process, against what its parts alone would allow."""
+    part_of = {each.stage: each.milliseconds / core_count() for each in parts} | {"engine": engine.milliseconds}
     floor, bottleneck = sum(part_of.values()), max(part_of, key=lambda stage: part_of[stage])
-    detail = f"cpu {options.precision}, {milliseconds / floor:.2f} x its floor, mostly {bottleneck}"
-    return Measure(stage="end to end", detail=detail, milliseconds=milliseconds, share=floor / milliseconds)
+    clips = [path] * max(MIN_CLIPS, min(MAX_CLIPS, round(1e3 * SECONDS_PER_RUN / floor)))
+    tagger = Tagger(folder, options=options)
+    milliseconds = 1e3 * seconds_of(lambda: list(tagger.tag_many(clips))) / len(clips)
+    ratio = milliseconds / floor
+    return Measure(
+        stage="end to end",
+        detail=f"{container}, {options.precision}: {ratio:.2f} x its floor, mostly {bottleneck}",
+        milliseconds=milliseconds,
+        share=1 / ratio,
+        facts={
+            "container": container, "precision": options.precision, "n_clips": len(clips),
+            "floor_ratio": round(ratio, 3), "bottleneck": bottleneck,
+        },
+    )  # fmt: skip
 
 
 # --- the first clip ---
@@ -177,8 +258,7 @@ print(json.dumps(laps))
 def measure_startup(folder: ModelFolder) -> Iterator[Measure]:
     """From a cold process to the tags of one clip, part by part, then `predict` and `--help` as a shell sees them."""
     with tempfile.TemporaryDirectory(prefix="audiotag-bench-") as scratch:
-        path = Path(scratch, "clip.wav")
-        write_wav(path, synthetic_clips(CLIP_RATE, CLIP_SECONDS)["chirp"], CLIP_RATE)
+        path = _write_clips(Path(scratch))["WAV"]
         bare = seconds_of(lambda: _python("-c", ""))
         yield Measure(stage="startup", detail="python itself", milliseconds=1e3 * bare)
         runs = [json.loads(_python("-c", _LAPS, str(folder.path), str(path))) for _ in range(3)]

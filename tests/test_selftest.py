@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,18 +93,65 @@ def test_doctor_tries_a_file(run_audiotag: RunAudiotag, write_wav: Callable[...,
     assert ran.stdout.startswith("!!  open ")
 
 
-def test_bench_shows_every_stage_and_engine(
-    run_audiotag: RunAudiotag, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark that measures next to nothing."""
     monkeypatch.setattr("audiotag.benchmark.SECONDS_PER_MEASURE", 0.0)
-    monkeypatch.setattr("audiotag.benchmark.CLIPS_OF_A_RUN", 2)
-    ran = run_audiotag("bench", "--model", tiny_model_folder, "-f", "json")
-    measures = json.loads(ran.stdout)["measures"]
-    assert [measure["stage"] for measure in measures] == [
-        "matrix product", "decode", "decode, resample", "log-mel", "engine onnx", "engine onnx", "end to end",
-        "engine onnx", "engine onnx", "end to end", "engine torch", "engine torch",
+    monkeypatch.setattr("audiotag.benchmark.MIN_CLIPS", 2)
+    monkeypatch.setattr("audiotag.benchmark.MAX_CLIPS", 2)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_bench_measures_every_stage_engine_and_container(run_audiotag: RunAudiotag, tiny_model_folder: Path) -> None:
+    told = json.loads(run_audiotag("bench", "--model", tiny_model_folder, "-f", "json").stdout)
+    by_stage: dict[str, list[dict[str, Any]]] = {}
+    for measure in told["measures"]:
+        by_stage.setdefault(measure["stage"], []).append(measure)
+    assert list(by_stage) == ["matrix product", "decode", "resample", "log-mel", "engine", "end to end"]
+    assert [each["container"] for each in by_stage["decode"]] == ["WAV", "FLAC", "Ogg", "MP3"]
+    assert [(each["engine"], each["precision"], each["batch_size"]) for each in by_stage["engine"]] == [
+        ("onnx", "fp32", 1), ("onnx", "fp32", 8), ("onnx", "int8", 1), ("onnx", "int8", 8),
+        ("torch", "fp32", 1), ("torch", "fp32", 4),
     ]  # fmt: skip
-    assert all(measure["x_real_time"] > 0 for measure in measures)
-    table = run_audiotag("bench", "--model", tiny_model_folder).stdout.splitlines()
-    assert table[0].split() [:3] == ["stage", "ms", "a"]
-    assert len(table) == len(measures) + 1
+    assert [(each["container"], each["precision"]) for each in by_stage["end to end"]] == [
+        ("WAV", "fp32"), ("MP3", "fp32"), ("WAV", "int8"), ("MP3", "int8"),
+    ]  # fmt: skip
+    assert all(measure["x_real_time"] > 0 for measure in told["measures"])
+    assert set(told["machine"]) == {"date", "cpu", "cores", "system", "python", "versions"}
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_floor_of_a_run_is_the_sum_of_its_parts(run_audiotag: RunAudiotag, tiny_model_folder: Path) -> None:
+    told = json.loads(run_audiotag("bench", "--model", tiny_model_folder, "-f", "json").stdout)
+
+    def milliseconds(stage: str, **facts: Any) -> float:
+        found = [each for each in told["measures"] if each["stage"] == stage and facts.items() <= each.items()]
+        return float(found[-1]["milliseconds"])
+
+    for run in (each for each in told["measures"] if each["stage"] == "end to end"):
+        alone = [milliseconds("decode", container=run["container"]), milliseconds("resample"), milliseconds("log-mel")]
+        engine = milliseconds("engine", engine="onnx", precision=run["precision"])
+        floor = engine + sum(alone) / told["machine"]["cores"]
+        assert run["milliseconds"] / floor == pytest.approx(run["floor_ratio"], rel=0.02)
+        assert run["share"] == pytest.approx(floor / run["milliseconds"], rel=0.02, abs=0.001)
+        assert run["bottleneck"] in ("decode", "resample", "log-mel", "engine")
+
+
+@pytest.mark.usefixtures("hasty")
+def test_bench_prints_a_line_for_each_measure(run_audiotag: RunAudiotag, tiny_model_folder: Path) -> None:
+    ran = run_audiotag("bench", "--model", tiny_model_folder)
+    head, *lines = ran.stdout.splitlines()
+    assert head.split()[:7] == ["stage", "ms", "a", "clip", "x", "real", "time"]
+    assert len(lines) == 1 + 4 + 2 + 6 + 4
+    assert (ran.code, ran.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("hasty")
+def test_bench_of_a_start_adds_up_its_parts(run_audiotag: RunAudiotag, tiny_model_folder: Path) -> None:
+    told = json.loads(run_audiotag("bench", "--startup", "--model", tiny_model_folder, "-f", "json").stdout)["measures"]
+    names = [measure["detail"] for measure in told]
+    assert names[0] == "python itself"
+    assert {"numpy", "onnxruntime", "model", "first clip"} < set(names)
+    assert names[-2:] == ["audiotag predict", "audiotag --help"]
+    parts = sum(each["milliseconds"] for each in told if each["stage"] == "startup")
+    assert 0.2 < parts / told[-2]["milliseconds"] < 5, "the same work, on a machine that does other work too"
