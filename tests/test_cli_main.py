@@ -15,6 +15,8 @@ import audiotag
 # What costs time to import; nothing that only talks needs any of it.
 HEAVY = ("torch", "onnxruntime", "numpy", "scipy", "soundfile", "soxr", "av", "huggingface_hub", "rich")
 
+HELPS = [["--help"], ["predict", "--help"], ["batch", "--help"], ["evaluate", "--help"], ["doctor", "-h"]]
+
 _IMPORTS_PROBE = """
 import json, sys
 from audiotag.cli import main
@@ -37,7 +39,7 @@ def run_probe(*arguments: str, environment: dict[str, str] | None = None) -> tup
     return done.returncode, done.stdout, before + traceback, json.loads(heavy)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["batch", "--help"], ["doctor", "-h"]])
+@pytest.mark.parametrize("arguments", HELPS)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code, stdout, stderr, heavy = run_probe(*arguments)
     assert (code, stderr, heavy) == (0, "", [])
@@ -62,6 +64,9 @@ def test_version_imports_nothing_heavy() -> None:
         (["predict", "a.wav", "--device", "mps", "--engine", "onnx"], "engine onnx runs on the CPU only"),
         (["predict", "a.wav", "--hop", "1", "--max-windows", "3"], "max-windows"),
         (["predict", "a.wav", "--quiet", "--verbose"], "quiet and verbose"),
+        (["predict", "a.wav", "--thresholds", "missing.json"], "missing.json: cannot be read"),
+        (["evaluate", "data", "--format", "xml"], "'xml' is not one of table, json, html"),
+        (["evaluate", "data", "--among", ";"], "among: names no label"),
         (["predikt", "a.wav"], "No such command 'predikt'"),
         (["predict", "a.wav", "--colour"], "No such option"),
     ],

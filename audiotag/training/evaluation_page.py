@@ -30,10 +30,12 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
 p.note, figcaption, th { color: var(--faint); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
-th { font-weight: 500; } .text { text-align: left; overflow-wrap: anywhere; }
+td { white-space: nowrap; } th { font-weight: 500; vertical-align: bottom; }
+.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem; }
-dt { color: var(--faint); } dd { margin: 0; font-size: 1.3rem; } dd small { font-size: .8rem; color: var(--faint); }
+dt { color: var(--faint); } dd { margin: 0; font-size: 1.3rem; }
+dd small { display: block; font-size: .8rem; color: var(--faint); }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1.2rem; }
 figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 figcaption b { color: var(--ink); font-weight: 600; display: block; }
