@@ -133,6 +133,17 @@ def test_the_pages_have_the_markers(page: Path) -> None:
     assert text.index(measure_model.BEGIN) < text.index(measure_model.END)
 
 
+def test_the_pages_and_the_card_tell_what_the_embedded_model_s_configuration_holds() -> None:
+    config = open_model_folder(measure_model.EMBEDDED).config
+    if "negatives" not in config.metrics:
+        pytest.skip("the embedded model was measured before tests/measure_model.py was written")
+    for page in measure_model.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert measure_model.with_figures(text, config) == text
+    card = (measure_model.EMBEDDED / "README.md").read_text(encoding="utf-8")
+    assert card == model_card(config, has_credits=True)
+
+
 def test_the_script_measures_the_fold_that_was_held_out(
     measured: tuple[Path, ModelConfig], clips: tuple[LabelledClip, ...], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

@@ -28,12 +28,14 @@ FloatArray = npt.NDArray[np.float64]
 LOG_SCALE_DEVIATION = 0.5  # a scale within 0.4 and 2.7 times the shared one, 19 times in 20
 OFFSET_DEVIATION = 1.0  # logits
 MOST_WEIGHT = 4.0  # that `prevalence` gives or takes
+BOUNDS = ((-3.0, 3.0), (-20.0, 20.0))  # of log scale and offset: a line search must not try what overflows
 N_PARTS = 5  # of the groups, for an honest error
 
 
 @dataclass(frozen=True)
 class Platt:
-    """What calibrates a logit of each label: scale * logit + offset. `scale` is positive, so no ranking changes.
+    """What calibrates a logit of each label: scale * logit + offset. `scale` is positive, so no two windows
+    change places.
 
     Shape: `[class]` each.
     """
@@ -166,7 +168,7 @@ class _Clips(NamedTuple):
 
 def _fit(logits: FloatArray, clips: _Clips, *, prior: FloatArray) -> FloatArray:
     """Logarithm of the scale, and the offset, that are likeliest for all columns together. Shape: `[2]`."""
-    found = scipy.optimize.minimize(_loss, prior, (logits, clips, prior), method="BFGS", jac=True)
+    found = scipy.optimize.minimize(_loss, prior, (logits, clips, prior), method="L-BFGS-B", jac=True, bounds=BOUNDS)
     return np.asarray(found.x)
 
 

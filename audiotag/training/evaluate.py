@@ -255,7 +255,8 @@ def _interval(estimate: float, resampled: ScoreArray, *, n_groups: int) -> Inter
     """The estimate and 1.96 bootstrap deviations on each side, within 0 to 1; None for too few groups.
 
     Not the percentiles: a group that is drawn twice ranks beside itself, which lifts resampled average precisions.
-    (Efron, Tibshirani: "An introduction to the bootstrap", 1993, section 13.3, on standard intervals.)
+    Where a label is ranked perfectly the interval is a point: no resampling shows a mistake that was never made.
+    (Efron, Tibshirani: "An introduction to the bootstrap", 1993, chapter 12, on standard intervals.)
     """
     if n_groups < FEWEST_GROUPS or not len(resampled):
         return None

@@ -43,7 +43,7 @@ class Subset:
 
 # The labels of ESC-10's classes, as its author names them: dog bark, rain, sea waves, baby cry, clock tick, person
 # sneeze, helicopter, chainsaw, rooster, fire crackling (Piczak: "ESC: Dataset for environmental sound classification",
-# ACM Multimedia 2015, section 4).
+# ACM Multimedia 2015).
 ESC10 = Subset(
     name="ESC-10",
     labels=("Bark", "Rain", "Waves, surf", "Baby cry, infant cry", "Tick", "Sneeze", "Helicopter", "Chainsaw",
