@@ -73,4 +73,4 @@ class CheckpointError(AudiotagError):
 
 
 class DataError(AudiotagError):
-    """A data set for training or evaluation is not usable as it is."""
+    """Labelled clips for training or evaluation, or results of an earlier run, are not usable as they are."""

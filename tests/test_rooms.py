@@ -19,7 +19,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "L1": ("audio", "windows", "frontend", "scores", "events"),
     "L2": ("model_folder", "network", "engines"),
     "L3": (
-        "hub", "pipeline", "tagger", "journal", "run", "merge", "convert", "export", "model_card", "report",
+        "hub", "pipeline", "tagger", "journal", "run", "merge", "reformat", "convert", "export", "model_card", "report",
         "selftest", "benchmark",
     ),
     "L4": ("training",),

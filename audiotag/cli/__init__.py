@@ -21,6 +21,7 @@ from audiotag.cli.evaluate import evaluate
 from audiotag.cli.merge import merge
 from audiotag.cli.models import labels, models
 from audiotag.cli.predict import predict
+from audiotag.cli.reformat import reformat
 from audiotag.cli.train import train
 from audiotag.errors import AudiotagError, ExitCode
 
@@ -58,6 +59,7 @@ def audiotag(
 app.command()(predict)
 app.command()(batch)
 app.command()(merge)
+app.command()(reformat)
 app.command()(train)
 app.command()(evaluate)
 app.command()(fuse)

@@ -1,0 +1,90 @@
+"""`audiotag reformat`: what is written from finished results is what the run itself would have written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Ran, noise, tone
+
+RunAudiotag = Callable[..., Ran]
+WriteWav = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _sounds(
+    tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write_wav: WriteWav
+) -> None:
+    monkeypatch.setenv("AUDIOTAG_MODEL", str(tiny_model_folder))
+    monkeypatch.chdir(tmp_path)
+    write_wav("in/a, b.wav", noise(seconds=2.5))
+    (tmp_path / "in" / os.fsdecode(b"not utf-8 \xff.wav")).write_bytes(write_wav("in/c.wav", tone()).read_bytes())
+    (tmp_path / "in/empty.wav").touch()
+    (tmp_path / "in/text.wav").write_text("no sound")
+
+
+@pytest.mark.parametrize("source", ["all.ndjson", "all.json"])
+@pytest.mark.parametrize("target", ["csv", "tsv", "json", "ndjson", "selections.txt"])
+@pytest.mark.parametrize("windows", [(), ("--windows",)])
+def test_the_file_is_that_of_a_run_in_the_other_format(
+    run_audiotag: RunAudiotag, tmp_path: Path, source: str, target: str, windows: tuple[str, ...]
+) -> None:
+    run_audiotag("batch", "in", "--out", source, *windows)
+    run_audiotag("batch", "in", "--out", f"expected.{target}", *windows)
+    done = run_audiotag("reformat", source, "--out", f"got.{target}", "--quiet")
+    assert (done.code, done.stderr) == (0, "")
+    expected, got = ((tmp_path / f"{name}.{target}").read_bytes() for name in ("expected", "got"))
+    if target == "json" and source == "all.ndjson":  # without --header nothing tells of the run
+        expected, got = (data.split(b"\n", maxsplit=1)[1] for data in (expected, got))
+    assert got == expected
+
+
+def test_a_header_goes_along(run_audiotag: RunAudiotag, tmp_path: Path) -> None:
+    run_audiotag("batch", "in", "--out", "all.ndjson", "--header")
+    run_audiotag("reformat", "all.ndjson", "--out", "again.json")
+    run_audiotag("reformat", "again.json", "--out", "back.ndjson", "--header")
+    assert (tmp_path / "back.ndjson").read_bytes() == (tmp_path / "all.ndjson").read_bytes()
+
+
+def test_it_is_a_filter(run_audiotag: RunAudiotag) -> None:
+    made = run_audiotag("predict", "in/c.wav", "-f", "ndjson")
+    shown = subprocess.run(
+        [sys.executable, "-m", "audiotag", "reformat", "-", "-f", "csv"], input=made.stdout.encode(),
+        capture_output=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout.decode() == run_audiotag("predict", "in/c.wav", "-f", "csv").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("path,label\n", "line 1 is no result"),
+        ('{"path": "a.wav"}\n', "line 1 is no result"),
+        ("[1]\n", "line 1 is no result"),
+        ('{"path": "a.wav", "status": "failed", "error": "no"}\nrubbish\n', "line 2 is no result"),
+        ('{"audiotag": {},\n"results": [\n', "in the midst of its results"),
+    ],
+)
+def test_what_is_no_result_is_one_line_and_no_file(
+    run_audiotag: RunAudiotag, tmp_path: Path, text: str, complaint: str
+) -> None:
+    (tmp_path / "bad.ndjson").write_text(text)
+    done = run_audiotag("reformat", "bad.ndjson", "--out", "out.csv")
+    assert done.code == 1
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_missing_existing_and_unfinished_files_are_refused(run_audiotag: RunAudiotag, tmp_path: Path) -> None:
+    assert "No such file" in run_audiotag("reformat", "none.ndjson", "--out", "a.csv").stderr
+    run_audiotag("batch", "in", "--out", "all.ndjson")
+    run_audiotag("reformat", "all.ndjson", "--out", "a.csv")
+    assert "exists" in run_audiotag("reformat", "all.ndjson", "--out", "a.csv").stderr
+    assert run_audiotag("reformat", "all.ndjson", "--out", "a.csv", "--overwrite").code == 0
+    (tmp_path / "all.ndjson.journal").touch()
+    assert "unfinished" in run_audiotag("reformat", "all.ndjson", "--out", "b.csv").stderr
