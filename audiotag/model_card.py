@@ -104,9 +104,20 @@ def _figures(config: ModelConfig) -> str:
         "kept weights, the calibration and the default thresholds were chosen on the same clips, so expect a little "
         "less on others. A hit is a clip whose best label (best five labels) holds one of its own, parents included. "
         "Ranges are 95 %, by resampling groups.", "",
-        *figures_table(config), "",
+        *_refit(config), *figures_table(config), "",
     ]  # fmt: skip
     return "\n".join([*lines, *_at_defaults(exact), *_calibration(config), *_negatives(config)])
+
+
+def _refit(config: ModelConfig) -> list[str]:
+    """That the shipped weights are later ones than the measured."""
+    if "refit" not in config.provenance:
+        return []
+    refit = config.provenance["refit"]
+    return [f"**These are the figures of the weights before the last {refit['steps']} steps.** Those steps learnt from "
+            f"all {refit['n_clips']} clips, these ones included, so what is shipped cannot be measured on them any "
+            "more. Calibration and thresholds are those of the measured weights; sounds without anything to name were "
+            "tried on the shipped ones.", ""]  # fmt: skip
 
 
 def figures_table(config: ModelConfig) -> list[str]:

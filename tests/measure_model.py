@@ -5,7 +5,8 @@
 
 float32 and int8: mAP, hit rates, calibration, each label, ESC-10's ten classes, and sounds without anything to name.
 They go into the folder's config.json and model card and, for the embedded model, between the markers in
-weights/README.md and README.md.
+weights/README.md and README.md. A model of `audiotag refit` has learnt from all folds: its figures are those of the
+model that it was made from, and only the pages are written.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+
+from pages import between_markers, write_between_markers
 
 from audiotag.config import ModelConfig
 from audiotag.model_card import figures_table
@@ -23,7 +26,7 @@ from audiotag.training.figures import ESC10, measure_model
 ROOT = Path(__file__).parents[1]
 EMBEDDED = ROOT / "weights" / "default"
 PAGES = (ROOT / "weights" / "README.md", ROOT / "README.md")
-BEGIN, END = "<!-- figures of tests/measure_model.py -->", "<!-- end of figures -->"
+SCRIPT = Path(__file__).name
 
 
 def main() -> None:
@@ -34,22 +37,24 @@ def main() -> None:
     parser.add_argument("--fold", help="held out; default: the one that its configuration names")
     arguments = parser.parse_args()
     config = open_model_folder(arguments.model).config
+    measured = config if "refit" in config.provenance else _measure(arguments, config)
+    if arguments.model.resolve() == EMBEDDED.resolve():
+        for page in PAGES:
+            write_between_markers(page, SCRIPT, summary(measured))
+    print("\n".join(summary(measured)))
+
+
+def _measure(arguments: argparse.Namespace, config: ModelConfig) -> ModelConfig:
     fold = arguments.fold or config.provenance.get("recipe", {}).get("fold")
     clips = [clip for clip in read_dataset(arguments.data) if fold is None or clip.fold == fold]
     if not clips:
         sys.exit(f"measure_model: no clip of {arguments.data} is in fold {fold!r}")
-    measured = measure_model(arguments.model, config, clips, subsets=(ESC10,))
-    if arguments.model.resolve() == EMBEDDED.resolve():
-        for page in PAGES:
-            page.write_text(with_figures(page.read_text(encoding="utf-8"), measured), encoding="utf-8")
-    print("\n".join(summary(measured)))
+    return measure_model(arguments.model, config, clips, subsets=(ESC10,))
 
 
 def with_figures(text: str, config: ModelConfig) -> str:
     """The text with the figures between its markers; a text without markers stays as it is."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    return f"{before}{begin}\n" + "\n".join(summary(config)) + f"\n{end}{after}" if begin and end else text
+    return between_markers(text, SCRIPT, summary(config))
 
 
 def summary(config: ModelConfig) -> list[str]:

@@ -16,13 +16,14 @@ from audiotag.errors import CheckpointError, DataError
 from audiotag.model_folder import open_model_folder
 from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
-from audiotag.training import train as training
-from audiotag.training.batches import split
+from audiotag.training.batches import load, split
 from audiotag.training.checkpoint import LAST_CHECKPOINT, load_checkpoint
 from audiotag.training.dataset import read_dataset
 from audiotag.training.evaluate import evaluate
 from audiotag.training.recipe import model_config
-from audiotag.training.train import Progress, train
+from audiotag.training.refit import refit
+from audiotag.training.train import train
+from audiotag.training.trainer import Progress, Trainer
 
 RECIPE = TrainConfig(
     width=4, depths=(1, 1, 1, 1), steps=90, batch_size=12, validate_every=30, warmup_steps=5, learning_rate=5e-3,
@@ -90,6 +91,32 @@ def test_evaluation_equals_the_figures_in_the_models_config(trained: Path, data:
     assert evaluate(tagger, clips).figures() == folder.config.metrics["fp32"]
 
 
+def test_a_refit_learns_from_the_held_out_fold_and_keeps_the_figures(trained: Path, data: Path, tmp_path: Path) -> None:
+    measured = open_model_folder(trained).config
+    refit(trained, data, tmp_path / "final", steps=3, learning_rate=1e-4)
+    final = open_model_folder(tmp_path / "final")
+    assert final.config.metrics["fp32"] == measured.metrics["fp32"]
+    assert final.config.provenance["refit"] == {"n_clips": 24, "steps": 3, "learning_rate": 1e-4}
+    assert "before the last 3 steps" in (tmp_path / "final/README.md").read_text(encoding="utf-8")
+    clips = read_dataset(data)
+    before, after = (
+        evaluate(Tagger(open_model_folder(folder), options=training_options("int8")), clips)
+        for folder in (trained, tmp_path / "final")
+    )
+    assert after.macro_map > 0.95
+    assert after.ece != before.ece  # other weights
+
+
+def test_a_refit_model_is_not_refitted_again_nor_on_other_data(trained: Path, data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "manifest.csv"
+    other.write_text("".join(data.read_text().splitlines(keepends=True)[:9]))  # lacks two of the labels
+    with pytest.raises(DataError, match="other labels"):
+        refit(trained, other, tmp_path / "out", steps=1, learning_rate=1e-4)
+    refit(trained, data, tmp_path / "final", steps=1, learning_rate=1e-4)
+    with pytest.raises(DataError, match="all folds already"):
+        refit(tmp_path / "final", data, tmp_path / "again", steps=1, learning_rate=1e-4)
+
+
 def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(data: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, steps=8, validate_every=4)
     train_only(data, tmp_path / "whole", recipe)
@@ -154,5 +181,5 @@ def train_only(
     work.mkdir(exist_ok=True)
     clips = read_dataset(data)
     model = model_config(("high", "hiss", "low"), recipe)
-    learning, held_out = split(clips, model, recipe, cache=work.parent / "cache")
-    training._Trainer(model, recipe, learning, held_out, work, on_progress).run(resume=resume)
+    learning, held_out = split(load(clips, model, recipe, cache=work.parent / "cache"), recipe.fold)
+    Trainer(model, recipe, learning, held_out, work, on_progress).run(resume=resume)

@@ -22,7 +22,7 @@ from audiotag.cli.merge import merge
 from audiotag.cli.models import labels, models
 from audiotag.cli.predict import predict
 from audiotag.cli.reformat import reformat
-from audiotag.cli.train import train
+from audiotag.cli.train import refit, train
 from audiotag.errors import AudiotagError, ExitCode
 
 # Newer Typer releases carry their own copy of click, older ones import it; both are reached from a public name.
@@ -61,6 +61,7 @@ app.command()(batch)
 app.command()(merge)
 app.command()(reformat)
 app.command()(train)
+app.command()(refit)
 app.command()(evaluate)
 app.command()(fuse)
 app.command()(export)

@@ -137,6 +137,12 @@ Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="A folder label/clip.wav, or a CSV with path, labels and fold.")
 ]
 
+LogMelCache = Annotated[
+    Path | None, typer.Option("--cache", metavar="DIR", help="Where log-mels are kept. [default: OUT.training]")
+]
+
+ResumeTraining = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
+
 # --- which part of a clip, and which scores become tags: the fields of TagOptions ---
 
 Hop = Annotated[

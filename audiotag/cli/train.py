@@ -1,4 +1,4 @@
-"""`audiotag train`: labelled clips in, a model folder out."""
+"""`audiotag train` and `refit`: labelled clips in, a model folder out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from audiotag.config import TrainConfig
 from audiotag.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from audiotag.training.train import Progress
+    from audiotag.training.trainer import Progress
 
 RECIPE = TrainConfig()  # the library's defaults, which are the command line's
 
@@ -46,13 +46,11 @@ def train(
         int, typer.Option(help="Validations without a better mAP before training stops; 0 for never.", min=0)
     ] = RECIPE.patience,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = RECIPE.seed,
-    cache: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where log-mels are kept. [default: DIR.training]")
-    ] = None,
+    cache: options.LogMelCache = None,
     license: Annotated[
         str | None, typer.Option(metavar="SPDX", help="Licence of the weights, for the model card.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    resume: options.ResumeTraining = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model on your own labelled clips.
@@ -65,8 +63,7 @@ def train(
         config: TrainConfig = options.record_of(TrainConfig, context)
     except ValueError as error:
         raise UsageError(f"{error}. Run `audiotag train --help`") from error
-    if (out / "config.json").exists() or (not resume and out.with_name(out.name + ".training").exists()):
-        raise OutputError(f"{out}: holds a model or a training already. Choose another folder, or --resume a training")
+    _refuse_to_overwrite(out, resume=resume)
     from audiotag.training.train import train as run
 
     options.set_verbosity(quiet=quiet, verbose=False)
@@ -78,6 +75,37 @@ def train(
     figures = model.metrics["fp32"]
     typer.echo(f"audiotag: {out}: {len(model.labels)} labels, macro mAP {figures['macro_map']:.3f}, "
                f"top-1 hit rate {figures['top1']:.3f} on {figures['n_clips']} held-out clips", err=True)  # fmt: skip
+
+
+def refit(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder that `audiotag train` has made.")],
+    data: options.Data,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
+    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 2000,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.", min=1e-9)] = 1e-3,
+    cache: options.LogMelCache = None,
+    resume: options.ResumeTraining = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Let a trained model learn from its held-out clips too.
+
+    The figures, thresholds and calibration of MODEL are kept: nothing is left to measure the new weights on.
+
+    Example: audiotag refit ./my-model ./birds --out ./my-final-model
+    """
+    _refuse_to_overwrite(out, resume=resume)
+    from audiotag.training.refit import refit as run
+
+    options.set_verbosity(quiet=quiet, verbose=False)
+    shown = _TrainingLines(quiet=quiet)
+    run(model, data, out, steps=steps, learning_rate=learning_rate, resume=resume, cache=cache,
+        on_progress=shown.step, on_clip=shown.clip)  # fmt: skip
+    typer.echo(f"audiotag: {out}: learnt from all folds, keeps the figures of {model}", err=True)
+
+
+def _refuse_to_overwrite(out: Path, *, resume: bool) -> None:
+    if (out / "config.json").exists() or (not resume and out.with_name(out.name + ".training").exists()):
+        raise OutputError(f"{out}: holds a model or a training already. Choose another folder, or --resume a training")
 
 
 class _TrainingLines:

@@ -24,7 +24,7 @@ N_NEGATIVES = 360  # synthetic clips
 
 @dataclass(frozen=True)
 class Data:
-    """The clips of one side of the split: log-mels `[frame, mel]` and targets `[clip, class]`.
+    """Clips that can be read: log-mels `[frame, mel]` and targets `[clip, class]`.
 
     `damaged` holds the same clips' log-mels after each kind of damage.
     """
@@ -34,38 +34,45 @@ class Data:
     targets: FloatArray
     damaged: tuple[list[HalfArray], ...] = ()
 
+    def part(self, rows: Sequence[int]) -> Data:
+        """Only the clips of these rows."""
+        return Data(
+            tuple(self.clips[row] for row in rows), [self.log_mels[row] for row in rows], self.targets[list(rows)],
+            damaged=tuple([each[row] for row in rows] for each in self.damaged),
+        )  # fmt: skip
 
-def split(
+
+def load(
     clips: Sequence[LabelledClip],
     model: ModelConfig,
     config: TrainConfig,
     *,
     cache: Path,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Data, Data]:
-    """What is learnt from, with its damaged copies, and the held-out fold; clips that cannot be read are in neither.
+) -> Data:
+    """All clips that can be read, with their damaged copies where the recipe asks for damage."""
+    log_mels = log_mels_of(clips, model.frontend, cache=cache, on_clip=on_clip)
+    kinds = KINDS if config.damage_probability else ()
+    damaged = tuple(log_mels_of(clips, model.frontend, cache=cache, kind=kind, on_clip=on_clip) for kind in kinds)
+    whole = Data(tuple(clips), log_mels, label_matrix(clips, model.labels), damaged)
+    return whole.part([row for row, log_mel in enumerate(log_mels) if len(log_mel)])
+
+
+def split(data: Data, fold: str) -> tuple[Data, Data]:
+    """What is learnt from, and the held-out fold.
 
     Raises:
         DataError: one of the two has no clip.
     """
-    log_mels = log_mels_of(clips, model.frontend, cache=cache, on_clip=on_clip)
-    kinds = KINDS if config.damage_probability else ()
-    # Of all clips, so that the folds share one cache.
-    damaged = [log_mels_of(clips, model.frontend, cache=cache, kind=kind, on_clip=on_clip) for kind in kinds]
 
-    def part(*, held_out: bool) -> Data:
-        chosen = [i for i, clip in enumerate(clips) if (clip.fold == config.fold) == held_out and len(log_mels[i])]
-        if not chosen:
-            where = f"in fold {config.fold!r}" if held_out else f"outside fold {config.fold!r}"
-            folds = ", ".join(sorted({clip.fold for clip in clips}))
-            raise DataError(f"no readable clip is {where}. Choose --fold among {folds}")
-        kept = tuple(clips[i] for i in chosen)
-        return Data(
-            kept, [log_mels[i] for i in chosen], label_matrix(kept, model.labels),
-            damaged=() if held_out else tuple([each[i] for i in chosen] for each in damaged),
-        )  # fmt: skip
+    def part(where: str, *, held_out: bool) -> Data:
+        rows = [row for row, clip in enumerate(data.clips) if (clip.fold == fold) == held_out]
+        if not rows:
+            folds = ", ".join(sorted({clip.fold for clip in data.clips}))
+            raise DataError(f"no readable clip is {where} fold {fold!r}. Choose --fold among {folds}")
+        return data.part(rows)
 
-    return part(held_out=False), part(held_out=True)
+    return part("outside", held_out=False), part("in", held_out=True)
 
 
 class BatchSource:

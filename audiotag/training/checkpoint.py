@@ -42,3 +42,11 @@ def comparable(config: TrainConfig) -> dict[str, Any]:
     """The recipe as a checkpoint keeps it: JSON values, for tuples do not survive weights-only loading as such."""
     recipe: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return recipe
+
+
+def recipe_of(values: dict[str, Any]) -> TrainConfig:
+    """The recipe that `comparable` has turned into JSON values; what a newer version added is at its default."""
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return TrainConfig(**fields)

@@ -70,12 +70,9 @@ def measure_model(
     into `config.json`; the model card is written from them. A subset that the clips or the model do not have is left
     out.
     """
-    taggers = {precision: _tagger(folder, precision) for precision in PRECISIONS}
-    scored = {precision: _score(tagger, clips) for precision, tagger in taggers.items()}
-    negatives = [negative_scores(taggers[precision], seed=seed) for precision, seed in SEED_OF_NEGATIVES.items()]
-    thresholds = default_thresholds(
-        scored["fp32"].scores, scored["fp32"].clips, model.labels, np.concatenate(negatives)
-    )
+    scored = {precision: _score(_tagger(folder, precision), clips) for precision in PRECISIONS}
+    negatives = _negative_scores(folder)
+    thresholds = default_thresholds(scored["fp32"].scores, scored["fp32"].clips, model.labels, negatives)
     model = replace(model, thresholds=thresholds)
     exact, quantised = (
         _measure(scored[precision], model, n_resamples=N_RESAMPLES if precision == "fp32" else 0)
@@ -88,9 +85,24 @@ def measure_model(
         "fp32": exact.figures(),
         "int8": {name: value for name, value in quantised.figures().items() if name != "per_label"},
         "subsets": [found for subset in subsets if (found := _measure_subset(subset, scored, model)) is not None],
-        "negatives": negatives_tagged({precision: _tagger(folder, precision) for precision in PRECISIONS}),
+        "negatives": _negatives_tagged(folder),
     }
     model = replace(model, int8_map_loss=loss, metrics=metrics)
+    write_configs(folder, model)
+    write_model_card(folder, model)
+    return model
+
+
+def measure_negatives(folder: Path, model: ModelConfig) -> ModelConfig:
+    """Measures a model folder on sounds without anything to name only, and keeps its other figures.
+
+    Default thresholds are raised above such sounds, as `measure_model` does. Configuration and card are written.
+    """
+    write_configs(folder, model)
+    thresholds = _raised(np.array(model.thresholds), _negative_scores(folder))
+    write_configs(folder, replace(model, thresholds=thresholds))
+    metrics = {**model.metrics, "negatives": _negatives_tagged(folder)}
+    model = replace(model, thresholds=thresholds, metrics=metrics)
     write_configs(folder, model)
     write_model_card(folder, model)
     return model
@@ -107,9 +119,22 @@ def default_thresholds(
     Shape: scores `[clip, class]`, negatives `[sound, class]`.
     """
     for_f1 = f1_thresholds(scores, label_matrix(clips, labels))
+    return _raised(np.maximum(for_f1, LEAST_DEFAULT_THRESHOLD), negatives)
+
+
+def _raised(thresholds: ScoreArray, negatives: ScoreArray) -> tuple[float, ...]:
     above_negatives = np.minimum(negatives.max(axis=0) + NEGATIVE_MARGIN, MOST_DEFAULT_THRESHOLD)
-    thresholds = np.maximum(np.maximum(for_f1, LEAST_DEFAULT_THRESHOLD), above_negatives)
-    return tuple(round(float(value), THRESHOLD_DIGITS) for value in thresholds)
+    return tuple(round(float(value), THRESHOLD_DIGITS) for value in np.maximum(thresholds, above_negatives))
+
+
+def _negative_scores(folder: Path) -> ScoreArray:
+    """Scores `[sound, class]` that thresholds are raised above."""
+    found = [negative_scores(_tagger(folder, precision), seed=seed) for precision, seed in SEED_OF_NEGATIVES.items()]
+    return np.concatenate(found)
+
+
+def _negatives_tagged(folder: Path) -> dict[str, dict[str, float]]:
+    return negatives_tagged({precision: _tagger(folder, precision) for precision in PRECISIONS})
 
 
 def _score(tagger: Tagger, clips: Sequence[LabelledClip]) -> _Scored:

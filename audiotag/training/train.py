@@ -1,58 +1,21 @@
 """Trains a network on labelled clips and leaves a finished model folder.
 
-The multi-branch form is trained on augmented windows; an exponential moving average of it is validated on the held-out
-fold; the best average is fused, exported, quantised, and measured through the same pipeline that users run.
-Every batch is drawn from a generator seeded by (seed, step), so a resumed training goes on as if it had not stopped.
+The best average of the weights on the held-out fold is calibrated, fused, exported, quantised, and measured through the
+same pipeline that users run.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from audiotag.config import ModelConfig, TrainConfig
-from audiotag.errors import CheckpointError
-from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
-from audiotag.training.batches import BatchSource, Data, split
-from audiotag.training.calibration import pooled_scores
-from audiotag.training.checkpoint import (
-    BEST_CHECKPOINT,
-    CHECKPOINT_FORMAT,
-    CHECKPOINT_VERSION,
-    LAST_CHECKPOINT,
-    comparable,
-    load_checkpoint,
-    work_folder,
-)
+from audiotag.training.batches import load, split
+from audiotag.training.checkpoint import work_folder
 from audiotag.training.dataset import choose_labels, read_dataset
 from audiotag.training.finish import finish
-from audiotag.training.matrix_forward import training_logits
-from audiotag.training.metrics import hit_rate, macro_map
 from audiotag.training.recipe import model_config
-from audiotag.training.validation import window_logits
-
-FloatArray = npt.NDArray[np.float32]
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a training stands; `validation_map` is set after a validation (0 to 1)."""
-
-    step: int
-    steps: int
-    loss: float
-    validation_map: float | None = None
-    validation_top1: float | None = None
-    best_map: float = 0.0
+from audiotag.training.trainer import Progress, Trainer
 
 
 def train(
@@ -80,154 +43,6 @@ def train(
     model = model_config(labels, config)
     work = work_folder(out)
     work.mkdir(parents=True, exist_ok=True)
-    learning, held_out = split(clips, model, config, cache=cache or work, on_clip=on_clip)
-    torch.set_flush_denormal(True)
-    _Trainer(model, config, learning, held_out, work, on_progress).run(resume=resume)
+    learning, held_out = split(load(clips, model, config, cache=cache or work, on_clip=on_clip), config.fold)
+    Trainer(model, config, learning, held_out, work, on_progress).run(resume=resume)
     return finish(out, data=data, config=config, cache=cache, license=license)
-
-
-class _Trainer:
-    """The open state of a training: both sets of weights, the optimiser, and the step that comes next."""
-
-    def __init__(
-        self,
-        model: ModelConfig,
-        config: TrainConfig,
-        learning: Data,
-        held_out: Data,
-        work: Path,
-        on_progress: Callable[[Progress], None],
-    ) -> None:
-        self.model, self.config, self.work, self.on_progress = model, config, work, on_progress
-        self.held_out = held_out
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        torch.manual_seed(config.seed)
-        self.network = AudioRepInceptionNeXt(model.network)
-        initialise(self.network)
-        _start_from_frequencies(self.network, learning.targets)
-        self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.averaged = copy.deepcopy(self.network).eval()
-        self.optimiser = _optimiser(self.network, config)
-        self.batches = BatchSource(learning, model, config)
-        self.step, self.best_map, self.best_step = 0, 0.0, 0
-
-    def run(self, *, resume: bool) -> None:
-        if resume:
-            self._load()
-        if self.step >= self.config.steps or self._is_stuck():
-            return
-        losses: list[float] = []
-        for log_mels, targets in self.batches.from_step(self.step):
-            losses.append(self._learn(log_mels, targets))
-            self.step += 1
-            done = self.step == self.config.steps
-            if self.step % self.config.validate_every == 0 or done:
-                self._validate(float(np.mean(losses)))
-                losses.clear()
-            elif self.step % 10 == 0:
-                self._report(losses[-1])
-            if done or self._is_stuck():
-                return
-
-    def _learn(self, log_mels: FloatArray, targets: FloatArray) -> float:
-        rate = _learning_rate(self.step, self.config)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.network.train()
-        # Matrix products are the quickest on a CPU; a GPU has kernels for the convolutions themselves.
-        forward = self.network if self.device == "cuda" else partial(training_logits, self.network)
-        logits = forward(self._to_device(log_mels))
-        loss = self._loss(logits, torch.from_numpy(targets).to(self.device))
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        self.optimiser.step()
-        self._average()
-        return loss.item()
-
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy summed over the labels that are known to be heard or not, mean over the windows."""
-        known = ~targets.isnan()
-        smoothing = self.config.label_smoothing
-        wanted = targets.nan_to_num() * (1 - smoothing) + smoothing / 2
-        return functional.binary_cross_entropy_with_logits(logits, wanted, known, reduction="sum") / len(logits)
-
-    def _to_device(self, log_mels: FloatArray) -> Tensor:
-        return torch.from_numpy(log_mels).to(self.device, memory_format=torch.channels_last)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        # A short memory at first, or the random start would be remembered (Tarvainen, Valpola, 2017, appendix).
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for average, current in zip(_state(self.averaged), _state(self.network), strict=True):
-            torch._foreach_lerp_(average, current, 1 - decay)
-
-    def _validate(self, loss: float) -> None:
-        network = fuse(self.averaged)
-        logits, owners = window_logits(network, self.held_out.log_mels, self.model, to_device=self._to_device)
-        scores = pooled_scores(logits, owners, n_clips=len(self.held_out.clips))
-        value = macro_map(scores, self.held_out.targets)
-        if value > self.best_map:
-            self.best_map, self.best_step = value, self.step
-            self._save(BEST_CHECKPOINT)
-        self._save(LAST_CHECKPOINT)
-        self._report(loss, value, hit_rate(scores, self.held_out.targets, k=1))
-
-    def _is_stuck(self) -> bool:
-        waited = (self.step - self.best_step) // self.config.validate_every
-        return bool(self.config.patience) and waited >= self.config.patience
-
-    def _report(self, loss: float, value: float | None = None, top1: float | None = None) -> None:
-        self.on_progress(Progress(
-            step=self.step, steps=self.config.steps, loss=loss, validation_map=value, validation_top1=top1,
-            best_map=self.best_map,
-        ))  # fmt: skip
-
-    def _save(self, name: str) -> None:
-        unfinished = self.work / (name + ".partial")
-        torch.save({
-            "format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION,
-            "model": {"config": self.model.to_config_dict(), "preprocessor": self.model.to_preprocessor_dict()},
-            "recipe": comparable(self.config),
-            "network": self.averaged.state_dict(),  # what is validated, fused and shipped
-            "unaveraged": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "step": self.step, "best_map": self.best_map, "best_step": self.best_step,
-        }, unfinished)  # fmt: skip
-        unfinished.replace(self.work / name)
-
-    def _load(self) -> None:
-        path = self.work / LAST_CHECKPOINT
-        saved = load_checkpoint(path)
-        recipe = comparable(TrainConfig()) | saved["recipe"]  # what a newer version added was at its default
-        if recipe != comparable(self.config) or saved["model"]["config"] != self.model.to_config_dict():
-            raise CheckpointError(f"{path}: is of another recipe or other data. Train into another folder")
-        self.averaged.load_state_dict(saved["network"])
-        self.network.load_state_dict(saved["unaveraged"])
-        self.optimiser.load_state_dict(saved["optimiser"])
-        self.step, self.best_map, self.best_step = saved["step"], saved["best_map"], saved["best_step"]
-
-
-@torch.no_grad()
-def _start_from_frequencies(network: AudioRepInceptionNeXt, targets: FloatArray) -> None:
-    """The head's bias gives each label its share of the clips at first (Lin et al., "Focal loss", 2017, 4.1)."""
-    share = np.clip(targets.mean(axis=0), 1e-3, 1 - 1e-3)
-    network.head.bias.copy_(torch.from_numpy(np.log(share / (1 - share))))
-
-
-def _state(network: AudioRepInceptionNeXt) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights and running statistics, without what is counted."""
-    return list(network.parameters()), [value for value in network.buffers() if value.dtype.is_floating_point]
-
-
-def _optimiser(network: AudioRepInceptionNeXt, config: TrainConfig) -> torch.optim.Optimizer:
-    decayed = [p for p in network.parameters() if p.ndim >= 2]
-    plain = [p for p in network.parameters() if p.ndim < 2]  # BatchNorm and biases
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
-def _learning_rate(step: int, config: TrainConfig) -> float:
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))

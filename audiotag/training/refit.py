@@ -1,0 +1,110 @@
+"""What a measured model still learns from the clips that it was measured on.
+
+A held-out fold tells how good a recipe is; once that is known, the fold's clips are data like all others. The network
+goes on from its measured weights for some steps over all folds. Its labels, calibration and figures stay those of the
+measured model, for nothing is left to measure the new weights on; only sounds without anything to name are tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from audiotag.config import ModelConfig
+from audiotag.errors import DataError
+from audiotag.model_folder import open_model_folder
+from audiotag.training.batches import load, split
+from audiotag.training.calibration import fold_into_head
+from audiotag.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, load_checkpoint, recipe_of, work_folder
+from audiotag.training.credits import write_credits
+from audiotag.training.dataset import LabelledClip, choose_labels, label_matrix, read_dataset
+from audiotag.training.figures import measure_negatives
+from audiotag.training.finish import calibration, fused_checkpoint, load_clean, provenance, write_weights
+from audiotag.training.recipe import model_config
+from audiotag.training.trainer import Progress, Trainer
+from audiotag.training.validation import window_logits
+
+NO_FOLD = ""  # held out
+WARMUP_STEPS = 100
+
+
+def refit(
+    source: Path,
+    data: Path,
+    out: Path,
+    *,
+    steps: int,
+    learning_rate: float,
+    resume: bool = False,
+    cache: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> ModelConfig:
+    """Goes on from the model folder `source` over all folds of `data`, and writes the model folder `out`.
+
+    `source` was made by `train` of the same data, and its checkpoints still lie beside it.
+
+    Raises:
+        ModelError: `source` is not a model folder.
+        CheckpointError: there is no checkpoint beside it; or `resume`, and the one of `out` is of another recipe.
+        DataError: `source` was not trained on these data.
+    """
+    measured = _measured(source)
+    clips = _same_clips(data, source, measured)
+    work = work_folder(out)
+    work.mkdir(parents=True, exist_ok=True)
+    recipe = replace(
+        recipe_of(measured.provenance["recipe"]), fold=NO_FOLD, patience=0, steps=steps, learning_rate=learning_rate,
+        warmup_steps=WARMUP_STEPS,
+    )  # fmt: skip
+    model = model_config(measured.labels, recipe)
+    everything = load(clips, model, recipe, cache=cache or work, on_clip=on_clip)
+    trainer = Trainer(model, recipe, everything, None, work, on_progress)
+    trainer.start_from(load_checkpoint(work_folder(source) / BEST_CHECKPOINT)["network"])
+    trainer.run(resume=resume)
+    made = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
+    return _finish(source, out, data, clips, measured, made, cache=cache or work)
+
+
+def _measured(source: Path) -> ModelConfig:
+    measured = open_model_folder(source).config
+    if "recipe" not in measured.provenance or "fp32" not in measured.metrics:
+        raise DataError(f"{source}: was not made by `audiotag train`. Refit a model that was")
+    if "refit" in measured.provenance:
+        raise DataError(f"{source}: has learnt from all folds already. Refit the model that it was made from")
+    return measured
+
+
+def _same_clips(data: Path, source: Path, measured: ModelConfig) -> tuple[LabelledClip, ...]:
+    recipe = recipe_of(measured.provenance["recipe"])
+    clips = read_dataset(data)
+    if choose_labels(clips, min_clips=recipe.min_clips, min_groups=recipe.min_groups) != measured.labels:
+        raise DataError(f"{data}: gives other labels than {source} has. Refit on the data that it was trained on")
+    return clips
+
+
+def _finish(
+    source: Path,
+    out: Path,
+    data: Path,
+    clips: tuple[LabelledClip, ...],
+    measured: ModelConfig,
+    refit: dict[str, Any],
+    *,
+    cache: Path,
+) -> ModelConfig:
+    """Calibrates the new weights as the measured ones were, on clips that those had not learnt from."""
+    recipe = recipe_of(measured.provenance["recipe"])
+    model = model_config(measured.labels, recipe)
+    before, step = fused_checkpoint(work_folder(source) / BEST_CHECKPOINT, model)
+    fused, _ = fused_checkpoint(work_folder(out) / LAST_CHECKPOINT, model)
+    everything = load_clean(clips, model, recipe, cache=cache)
+    _, held_out = split(everything, recipe.fold)
+    prevalence = label_matrix(clips, model.labels).mean(axis=0)
+    platt, _ = calibration(window_logits(before, held_out.log_mels, model), held_out, prevalence=prevalence)
+    fold_into_head(fused, platt)
+    write_weights(out, fused, model, everything, seed=recipe.seed)
+    made = {**provenance(data, recipe, clips, write_credits(out, clips), step), "refit": refit}
+    return measure_negatives(out, replace(measured, provenance=made))
