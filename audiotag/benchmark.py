@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -94,22 +95,34 @@ def measure(folder: ModelFolder) -> Iterator[Measure]:
     peak = matrix_product_gflops()
     yield _matrix_product(folder.config, peak)
     with tempfile.TemporaryDirectory(prefix="audiotag-bench-") as scratch:
-        clips = _write_clips(Path(scratch))
-        alone = {each.facts.get("container", each.stage): each for each in _stages(folder.config, clips)}
-        yield from alone.values()
+        clips = write_clips(Path(scratch))
+        alone: dict[str, float] = {}  # milliseconds
+        for found in _stages(folder.config, clips):
+            yield found
+            alone[found.facts.get("container", found.stage)] = found.milliseconds
         engines = {options: list(_engine_measures(folder, options, peak)) for options in engines_here(folder)}
         for measures in engines.values():
             yield from measures
         for options, measures in engines.items():
             if options.engine == "onnx":
                 for container in (name for name in CONTAINERS_OF_A_RUN if name in clips):
-                    parts = (alone[container], *(alone[stage] for stage in ("resample", "log-mel") if stage in alone))
-                    yield _whole_run(folder, options, clips[container], container, parts, measures[-1])
+                    parts = parts_of_floor(alone, container, measures[-1].milliseconds)
+                    yield _whole_run(folder, options, clips[container], container, parts)
 
 
-def _starts(config: ModelConfig) -> tuple[int, ...]:
+def windows_of_clip(config: ModelConfig) -> int:
+    """Windows that the model cuts a clip into."""
     n_samples = round(CLIP_SECONDS * config.frontend.sample_rate)
-    return window_starts(n_samples, window=config.window, hop=config.window.n_samples)
+    return len(window_starts(n_samples, window=config.window, hop=config.window.n_samples))
+
+
+def parts_of_floor(alone: Mapping[str, float], container: str, engine: float) -> dict[str, float]:
+    """The time of each stage that a run over files of this container cannot do without; their sum is its floor.
+
+    `alone` are times on one core, named as in `work_of_stages`; `engine` is the engine's on all cores.
+    """
+    one_core = {"decode": alone[container]} | {name: alone[name] for name in ("resample", "log-mel") if name in alone}
+    return {name: time / core_count() for name, time in one_core.items()} | {"engine": engine}
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -133,14 +146,14 @@ def _matrix_product(config: ModelConfig, peak: float) -> Measure:
     gflop = 2 * config.gmacs_per_window
     return Measure(
         stage="matrix product", detail=f"the network's {gflop:.2f} GFLOP a window at {peak:.0f} GFLOP/s, all cores",
-        milliseconds=1e3 * len(_starts(config)) * gflop / peak, share=1.0, facts={"gflops": round(peak, 1)},
+        milliseconds=1e3 * windows_of_clip(config) * gflop / peak, share=1.0, facts={"gflops": round(peak, 1)},
     )  # fmt: skip
 
 
 # --- stages alone, on one core ---
 
 
-def _write_clips(folder: Path) -> dict[str, Path]:
+def write_clips(folder: Path) -> dict[str, Path]:
     """The same clip in every container that this machine writes."""
     sounds = synthetic_clips(CLIP_RATE, CLIP_SECONDS)
     waveform = Waveform(sounds["chirp"] + sounds["noise"], CLIP_RATE)
@@ -156,20 +169,30 @@ def _is_written(path: Path, waveform: Waveform) -> bool:
     return True
 
 
-def _stages(config: ModelConfig, clips: dict[str, Path]) -> Iterator[Measure]:
-    for container, path in clips.items():
-        milliseconds = 1e3 * seconds_of(lambda path=path: _decode(path))  # type: ignore[misc]
-        detail = f"{container}, {CLIP_RATE} Hz, one core"
-        yield Measure(stage="decode", detail=detail, milliseconds=milliseconds, facts={"container": container})
+def work_of_stages(config: ModelConfig, clips: Mapping[str, Path]) -> dict[str, Callable[[], object]]:
+    """What one core does with a clip before the engine: decoding by container, "resample" if need be, "log-mel"."""
+    work: dict[str, Callable[[], object]] = {container: partial(_decode, path) for container, path in clips.items()}
     rate = config.frontend.sample_rate
     if rate != CLIP_RATE:
         blocks = _decode(clips["WAV"])
-        milliseconds = 1e3 * seconds_of(lambda: list(resample(blocks, CLIP_RATE, rate, 1)))
-        yield Measure(stage="resample", detail=f"{CLIP_RATE} to {rate} Hz, one core", milliseconds=milliseconds)
-    windows = [np.zeros(config.window.n_samples, dtype=np.float32) for _ in _starts(config)]
-    log_mel = WindowLogMel(config.frontend, config.window)
-    detail = f"n_fft {config.frontend.n_fft}, {config.frontend.n_mels} bands, one core"
-    yield Measure(stage="log-mel", detail=detail, milliseconds=1e3 * seconds_of(lambda: log_mel(windows)))
+        work["resample"] = lambda: list(resample(blocks, CLIP_RATE, rate, 1))
+    windows = [np.zeros(config.window.n_samples, dtype=np.float32) for _ in range(windows_of_clip(config))]
+    return {**work, "log-mel": partial(WindowLogMel(config.frontend, config.window), windows)}
+
+
+def _stages(config: ModelConfig, clips: Mapping[str, Path]) -> Iterator[Measure]:
+    frontend = config.frontend
+    details = {container: f"{container}, {CLIP_RATE} Hz" for container in clips} | {
+        "resample": f"{CLIP_RATE} to {frontend.sample_rate} Hz",
+        "log-mel": f"n_fft {frontend.n_fft}, {frontend.n_mels} bands",
+    }
+    for name, work in work_of_stages(config, clips).items():
+        yield Measure(
+            stage="decode" if name in clips else name,
+            detail=f"{details[name]}, one core",
+            milliseconds=1e3 * seconds_of(work),
+            facts={"container": name} if name in clips else {},
+        )
 
 
 def _decode(path: Path) -> list[FloatArray]:
@@ -190,7 +213,7 @@ def _engine_measures(folder: ModelFolder, options: EngineOptions, peak: float) -
         yield Measure(
             stage="engine",
             detail=f"{engine.name} {engine.device} {engine.precision}, batch {batch_size}",
-            milliseconds=1e3 * seconds * len(_starts(config)),
+            milliseconds=1e3 * seconds * windows_of_clip(config),
             share=2 * config.gmacs_per_window / seconds / peak if engine.device == "cpu" else None,
             facts={**facts, "batch_size": batch_size},
         )
@@ -209,16 +232,10 @@ def engine_seconds(engine: Engine, config: ModelConfig, batch_size: int) -> floa
 
 
 def _whole_run(
-    folder: ModelFolder,
-    options: EngineOptions,
-    path: Path,
-    container: str,
-    parts: tuple[Measure, ...],
-    engine: Measure,
+    folder: ModelFolder, options: EngineOptions, path: Path, container: str, parts: Mapping[str, float]
 ) -> Measure:
-    """A run over many clips, less the start of the process, against what its parts alone would allow."""
-    part_of = {each.stage: each.milliseconds / core_count() for each in parts} | {"engine": engine.milliseconds}
-    floor, bottleneck = sum(part_of.values()), max(part_of, key=lambda stage: part_of[stage])
+    """A run over many clips, less the start of the process, against the parts of its floor, in milliseconds a clip."""
+    floor, bottleneck = sum(parts.values()), max(parts, key=lambda stage: parts[stage])
     clips = [path] * max(MIN_CLIPS, min(MAX_CLIPS, round(1e3 * SECONDS_PER_RUN / floor)))
     tagger = Tagger(folder, options=options)
     milliseconds = 1e3 * seconds_of(lambda: list(tagger.tag_many(clips))) / len(clips)
@@ -258,7 +275,7 @@ print(json.dumps(laps))
 def measure_startup(folder: ModelFolder) -> Iterator[Measure]:
     """From a cold process to the tags of one clip, part by part, then `predict` and `--help` as a shell sees them."""
     with tempfile.TemporaryDirectory(prefix="audiotag-bench-") as scratch:
-        path = _write_clips(Path(scratch))["WAV"]
+        path = write_clips(Path(scratch))["WAV"]
         bare = seconds_of(lambda: _python("-c", ""))
         yield Measure(stage="startup", detail="python itself", milliseconds=1e3 * bare)
         runs = [json.loads(_python("-c", _LAPS, str(folder.path), str(path))) for _ in range(3)]

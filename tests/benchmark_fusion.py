@@ -119,9 +119,9 @@ def gmacs(network: nn.Module) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def make_network() -> AudioRepInceptionNeXt:
+def make_network(size: NetworkConfig) -> AudioRepInceptionNeXt:
     torch.manual_seed(0)
-    network = AudioRepInceptionNeXt(NetworkConfig(n_labels=309)).eval()
+    network = AudioRepInceptionNeXt(size).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.2, 0.4)
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    network = make_network()
+    network = make_network(NetworkConfig(n_labels=309))
     forms = {"multi-branch": network, "authors' merge": authors_merge(network), "fused": fuse(network)}
     log_mels = {n: torch.randn(n, 1, N_FRAMES, N_MELS) for n in BATCH_SIZES}
     expected = network(log_mels[1])

@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import measure_model
+import measure_speed
 import numpy as np
 import pytest
 from conftest import TINY_CONFIG, siren, tone
+from pages import END, begin_of, between_markers
 
 from audiotag.config import ModelConfig
 from audiotag.model_card import figures_table, model_card
@@ -116,21 +118,30 @@ def test_a_card_of_an_older_release_s_figures_can_still_be_made(tiny_config: Mod
     assert "| Dog | 0.400 |  | 2 |  |  | 0 |" in model_card(config)
 
 
-def test_the_script_writes_between_its_markers_only(measured: tuple[Path, ModelConfig]) -> None:
+def test_figures_are_written_between_the_markers_of_their_script_only(measured: tuple[Path, ModelConfig]) -> None:
     _, config = measured
-    text = f"before\n{measure_model.BEGIN}\nold\n{measure_model.END}\nafter\n"
+    other = f"{begin_of('other.py')}\nof another script\n{END}\n"
+    text = f"before\n{other}{begin_of('measure_model.py')}\nold\n{END}\nafter\n{other}"
     once = measure_model.with_figures(text, config)
-    assert once.startswith(f"before\n{measure_model.BEGIN}\n| on 10 held-out clips, 2 labels | float32 | int8 |\n")
-    assert once.endswith(f" points of macro mAP (of 100).\n{measure_model.END}\nafter\n")
+    heading = "| on 10 held-out clips, 2 labels | float32 | int8 |"
+    assert once.startswith(f"before\n{other}{begin_of('measure_model.py')}\n{heading}\n")
+    assert once.endswith(f" points of macro mAP (of 100).\n{END}\nafter\n{other}")
     assert measure_model.with_figures(once, config) == once
-    assert measure_model.with_figures("no markers", config) == "no markers"
+    assert between_markers("no markers", "other.py", ["new"]) == "no markers"
 
 
-@pytest.mark.parametrize("page", measure_model.PAGES, ids=lambda page: page.parent.name)
-def test_the_pages_have_the_markers(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    assert text.count(measure_model.BEGIN) == text.count(measure_model.END) == 1
-    assert text.index(measure_model.BEGIN) < text.index(measure_model.END)
+@pytest.mark.parametrize(
+    ("page", "script"),
+    [*((page, measure_model.SCRIPT) for page in measure_model.PAGES), (measure_speed.README, measure_speed.SCRIPT)],
+    ids=lambda given: given if isinstance(given, str) else given.parent.name,
+)
+def test_the_pages_have_the_markers(page: Path, script: str) -> None:
+    _, begin, rest = page.read_text(encoding="utf-8").partition(begin_of(script))
+    inside, end, after = rest.partition(END)
+    assert begin
+    assert end
+    assert begin not in after
+    assert "<!--" not in inside
 
 
 def test_the_pages_and_the_card_tell_what_the_embedded_model_s_configuration_holds() -> None:

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import measure_speed
 import numpy as np
 import pytest
 from conftest import Ran, tone
+from pages import END, begin_of
 
 from audiotag.model_folder import ONNX, ONNX_INT8, open_model_folder
+from audiotag.options import core_count
 from audiotag.selftest import ANSWERS_FILE, Comparison, compare, record_answers, synthetic_clips
 
 RunAudiotag = Callable[..., Ran]
@@ -155,3 +158,50 @@ def test_bench_of_a_start_adds_up_its_parts(run_audiotag: RunAudiotag, tiny_mode
     assert names[-2:] == ["audiotag predict", "audiotag --help"]
     parts = sum(each["milliseconds"] for each in told if each["stage"] == "startup")
     assert 0.2 < parts / told[-2]["milliseconds"] < 5, "the same work, on a machine that does other work too"
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_script_writes_a_table_of_both_models_and_the_machine_into_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{begin_of('measure_speed.py')}\nold\n{END}\nafter\n")
+    monkeypatch.setattr("sys.argv", ["measure_speed.py", "--quick", "--page", str(page)])
+    measure_speed.main()
+    printed = capsys.readouterr().out
+    assert page.read_text() == f"before\n{begin_of('measure_speed.py')}\n{printed}{END}\nafter\n"
+    heading, rule, *rows = [line for line in printed.splitlines() if line.startswith("|")]
+    assert heading.count("default") == heading.count("published size") == 2
+    assert {row.count("|") for row in [heading, rule, *rows]} == {6}
+    assert [row.split(" | ")[0] for row in rows] == [f"| {row.title}" for row in measure_speed.ROWS]
+    assert f", {core_count()} cores, " in printed
+
+
+def test_the_script_s_ratios_are_medians_of_what_was_measured_in_the_same_round() -> None:
+    """Twice as slow in the second round, three times in the third: what a ratio compares slows down alike."""
+    once = {"WAV": 2.0, "MP3": 4.0, "resample": 1.0, "log-mel": 1.0, "matrix product": 1.0, "fp32": 4.0, "int8": 2.0,
+            "eager": 8.0, "WAV fp32": 10.0, "WAV int8": 9.0, "MP3 fp32": 11.0, "MP3 int8": 10.0}  # fmt: skip
+    rounds = [{name: factor * time for name, time in once.items()} for factor in (1, 2, 3)]
+    cells = {row.title: (row.cell(rounds, "fp32"), row.cell(rounds, "int8")) for row in measure_speed.ROWS}
+    assert cells["engine: speed / that of float32"] == ("1.00", "2.00")
+    assert cells["engine: speed / that of PyTorch, eager, float32"] == ("2.00", "4.00")
+    assert cells["engine: share of the matrix-product rate"] == ("25%", "50%")
+    assert cells["WAV: time / the engine's alone"] == ("2.50", "4.50")
+    floor = 4.0 + (2.0 + 1.0 + 1.0) / core_count()
+    assert cells["WAV: time / its floor"][0] == f"{10.0 / floor:.2f}"
+
+
+def test_every_other_round_goes_backwards() -> None:
+    order: list[str] = []
+    work = {name: lambda name=name: order.append(name) or 1.0 for name in "abc"}
+    assert measure_speed.rounds_of(work, 3) == [{"a": 1.0, "b": 1.0, "c": 1.0}] * 3
+    assert "".join(order) == "abccbaabc"
+
+
+def test_a_quick_look_makes_no_figures_for_the_readme(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["measure_speed.py", "--quick"])
+    with pytest.raises(SystemExit):
+        measure_speed.main()
+    assert "--page" in capsys.readouterr().err
