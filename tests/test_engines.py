@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from audiotag.engines.onnx import FILE_OF_PRECISION, GMACS_OF_CALL, OnnxEngine
 from audiotag.errors import EngineError, ModelError
 from audiotag.model_folder import open_model_folder
 
+EMBEDDED = Path(__file__).parents[1] / "weights" / "default"
 LOGITS = 1e-4  # between engines, on logits of about 10 (float32 has 7 digits)
 HALF = 0.1  # fp16 and bf16 keep 3 and 2 digits
 
@@ -77,6 +79,20 @@ def test_onnx_logits_are_the_same_to_the_last_bit_in_every_batch(
 ) -> None:
     engine = onnx_engine(tiny_model_folder, precision)
     alone = np.concatenate([engine(log_mels[row : row + 1]) for row in range(len(log_mels))])
+    np.testing.assert_array_equal(engine(log_mels), alone)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_embedded_model_s_logits_are_the_same_to_the_last_bit_in_every_batch_and_on_two_threads(
+    precision: str,
+) -> None:
+    """Its layers are wide enough for the kernels of ONNX Runtime that the tiny model's do not reach."""
+    folder = open_model_folder(EMBEDDED)
+    shape = (5, 1, folder.config.window.n_frames, folder.config.frontend.n_mels)
+    log_mels = np.random.default_rng(0).normal(-4.0, 2.0, shape).astype(np.float32)
+    engine = OnnxEngine(folder.file(FILE_OF_PRECISION[precision]), folder.config, precision=precision)
+    with ThreadPoolExecutor(2) as executor:
+        alone = np.concatenate(list(executor.map(engine, np.split(log_mels, len(log_mels)))))
     np.testing.assert_array_equal(engine(log_mels), alone)
 
 

@@ -199,7 +199,7 @@ def test_silence_is_an_answer_like_any_other(tagger: Tagger, write_wav: WriteWav
 @pytest.mark.parametrize(
     "change",
     [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": 64}, {"workers": 1}, {"workers": 5},
-     {"threads": 1}, {"threads": 3}],
+     {"threads": 1}, {"threads": 2}, {"threads": 3}],
     ids=str,
 )  # fmt: skip
 def test_batch_size_workers_and_threads_do_not_matter(
@@ -354,9 +354,10 @@ def test_a_long_clip_is_skimmed_without_decoding_it(tagger: Tagger, long_clip: P
 class _SmallDevice:
     """An engine on which only batches of two fit."""
 
-    name, device, precision, concurrency, batch_size = "onnx", "cpu", "fp32", 1, 8
+    name, device, precision, batch_size = "onnx", "cpu", "fp32", 8
 
-    def __init__(self, engine: Any, *, fits: int) -> None:
+    def __init__(self, engine: Any, *, fits: int, concurrency: int = 1) -> None:
+        self.concurrency = concurrency
         self._engine = engine
         self._fits = fits
         self.batch_sizes: list[int] = []
@@ -372,10 +373,17 @@ def inputs_of(paths: list[Path]) -> Iterator[Input]:
     return iter([Input(path=str(path), source=path, size=None, mtime_ns=None) for path in paths])
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_the_run_goes_on(tagger: Tagger, clips: list[Path]) -> None:
-    small = _SmallDevice(tagger.engine, fits=2)
-    found = scores_by_path(Pipeline(small, TINY_CONFIG, ALL).run(inputs_of(clips * 4)))
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_batch_that_does_not_fit_is_halved_and_the_run_goes_on(
+    precision: Any, concurrency: int, folder: ModelFolder, clips: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    tagger = Tagger(folder, options=EngineOptions(device="cpu", engine="onnx", precision=precision))
+    small = _SmallDevice(tagger.engine, fits=2, concurrency=concurrency)
+    with caplog.at_level("INFO", logger="audiotag.pipeline"):
+        found = scores_by_path(Pipeline(small, TINY_CONFIG, ALL).run(inputs_of(clips * 4)))
     assert found == scores_by_path(tagger.tag_many(clips, options=ALL))
+    assert "out of memory: the batch is now 2 windows" in caplog.messages
     too_large = [size for size in small.batch_sizes if size > 2]
     assert too_large
     assert len(too_large) < len(small.batch_sizes) / 2  # it learns
