@@ -23,7 +23,7 @@ from itertools import islice
 
 import numpy as np
 
-from audiotag.audio import Source, open_audio, read_excerpts
+from audiotag.audio import AudioStream, Source, open_audio, read_excerpts
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine, FloatArray
 from audiotag.errors import AudioError, EngineError
@@ -254,7 +254,10 @@ class _Decoders:
     def _next_input(self) -> tuple[int, Input] | None:
         self._room_ahead.acquire()
         with self._inputs_lock:
-            return None if self._is_over else next(self._inputs, None)
+            found = None if self._is_over else next(self._inputs, None)
+        if found is None:
+            self._room_ahead.release()  # no clip has begun; a thread beyond `MAX_CLIPS_AHEAD` waits to learn of the end
+        return found
 
 
 def _groups(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
@@ -283,10 +286,7 @@ class _ClipDecoder:
     def _windows(self, clip: int, given: Input) -> Iterator[_Item]:
         hop_seconds = self._options.hop
         hop = self._window.n_samples if hop_seconds is None else max(1, round(hop_seconds * self._sample_rate))
-        with open_audio(
-            _source(given), sample_rate=self._sample_rate, channels=self._options.channels,
-            start=self._options.start, duration=self._options.duration,
-        ) as stream:  # fmt: skip
+        with self._open(_source(given)) as stream:
             blocks = _Counted(stream)
             for window in cut_windows(blocks, window=self._window, hop=hop):
                 yield from self._window_items(clip, window.start, window.samples)
@@ -307,14 +307,17 @@ class _ClipDecoder:
 
     def _extent(self, source: Source) -> tuple[int, int]:
         """Samples and rows between start and end; decodes to the end where the header does not tell."""
-        with open_audio(
-            source, sample_rate=self._sample_rate, channels=self._options.channels,
-            start=self._options.start, duration=self._options.duration,
-        ) as stream:  # fmt: skip
+        with self._open(source) as stream:
             n_rows = stream.info.n_channels if self._options.channels == "each" else 1
             if stream.n_samples is not None:
                 return stream.n_samples, n_rows
             return sum(block.shape[1] for block in stream), n_rows
+
+    def _open(self, source: Source) -> AudioStream:
+        return open_audio(
+            source, sample_rate=self._sample_rate, channels=self._options.channels,
+            start=self._options.start, duration=self._options.duration,
+        )  # fmt: skip
 
     def _window_items(self, clip: int, start: int, samples: FloatArray) -> Iterator[_WindowItem]:
         begin = self._options.start + start / self._sample_rate

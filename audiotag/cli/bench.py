@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def bench(
     model: options.Model = None,
-    startup: Annotated[bool, typer.Option("--startup", help="Measure a single clip from a cold start.")] = False,
+    startup: Annotated[bool, typer.Option("--startup", help="Instead, measure a cold start, part by part.")] = False,
     offline: options.Offline = False,
     form: Annotated[
         str, typer.Option("--format", "-f", parser=options.one_of(FORMATS), metavar="|".join(FORMATS),
@@ -27,7 +27,8 @@ def bench(
     """Measure how fast this machine tags, stage by stage, on synthetic audio; takes about a minute.
 
     Decoding, resampling and log-mels are measured alone on one core, engines on all; whole runs are compared with
-    their floor, which is the engine's time and that of the others divided by the cores.
+    their floor, which is the engine's time and that of the others divided by the cores. The share is an engine's of
+    the machine's matrix-product rate, and the floor's of a run's time.
 
     Example: audiotag bench -f json
     """
