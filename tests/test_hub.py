@@ -107,6 +107,17 @@ def test_a_folder_wins_over_an_id_of_the_same_name(
     assert resolve_model(ID).path == Path(ID)
 
 
+def test_a_file_is_no_model_and_nobody_asks_the_hub_for_it(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "org").mkdir()
+    (tmp_path / ID).write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="is neither a folder nor"):
+        resolve_model(ID)
+    assert server.requests == []
+
+
 def test_the_environment_names_the_model(files: dict[str, bytes], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("AUDIOTAG_MODEL", str(tmp_path / "configs"))
     assert resolve_model().path == tmp_path / "configs"
