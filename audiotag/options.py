@@ -23,6 +23,7 @@ CHANNELS = ("mix", "left", "right", "each")  # or a number from 0
 AGGREGATES: tuple[Aggregate, ...] = ("mean", "max")
 ENGINES: tuple[EngineName, ...] = ("auto", "onnx", "torch")
 PRECISIONS: tuple[PrecisionName, ...] = ("auto", "fp32", "int8", "fp16", "bf16")
+MAX_SECONDS = 1e9  # thirty years; sample numbers stay exact
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -48,12 +49,12 @@ class TagOptions:
     windows: bool = False  # tags of each window too
 
     def __post_init__(self) -> None:
-        _check(self.hop is None or self.hop > 0, "hop", "more than 0 seconds", self.hop)
+        _check_seconds("hop", self.hop)
         _check(self.max_windows is None or self.max_windows > 0, "max-windows", "1 or more", self.max_windows)
         numbered = self.channels.isascii() and self.channels.isdigit()
         _check(numbered or self.channels in CHANNELS, "channels", f"{', '.join(CHANNELS)} or a number", self.channels)
-        _check(self.start >= 0, "start", "0 or more seconds", self.start)
-        _check(self.duration is None or self.duration > 0, "duration", "more than 0 seconds", self.duration)
+        _check(0 <= self.start <= MAX_SECONDS, "start", f"0 to {MAX_SECONDS:g} seconds", self.start)
+        _check_seconds("duration", self.duration)
         _check(self.aggregate in (None, *AGGREGATES), "aggregate", " or ".join(AGGREGATES), self.aggregate)
         _check(self.top_k >= 0, "top-k", "0 (all) or more", self.top_k)
         _check(self.threshold is None or 0 <= self.threshold <= 1, "threshold", "0 to 1", self.threshold)
@@ -102,6 +103,11 @@ class EngineOptions:
 def _check(is_allowed: bool, name: str, allowed: str, value: object) -> None:
     if not is_allowed:
         raise UsageError(f"{name} must be {allowed}, not {value!r}")
+
+
+def _check_seconds(name: str, value: float | None) -> None:
+    allowed = f"more than 0 seconds and at most {MAX_SECONDS:g}"
+    _check(value is None or 0 < value <= MAX_SECONDS, name, allowed, value)
 
 
 def has_gpu() -> bool:

@@ -62,6 +62,8 @@ def test_version_imports_nothing_heavy() -> None:
         (["predict", "a.wav", "--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, not 'tpu'"),
         (["predict", "a.wav", "--device", "cuda", "--precision", "int8"], "int8 runs on the CPU"),
         (["predict", "a.wav", "--device", "mps", "--engine", "onnx"], "engine onnx runs on the CPU only"),
+        (["predict", "a.wav", "--hop", "1e305"], "hop must be more than 0 seconds and at most 1e+09, not 1e+305"),
+        (["predict", "a.wav", "--start", "1e305"], "start must be 0 to 1e+09 seconds, not 1e+305"),
         (["predict", "a.wav", "--hop", "1", "--max-windows", "3"], "max-windows"),
         (["predict", "a.wav", "--quiet", "--verbose"], "quiet and verbose"),
         (["predict", "a.wav", "--thresholds", "missing.json"], "missing.json: cannot be read"),
