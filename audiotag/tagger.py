@@ -170,6 +170,8 @@ def _open_onnx(folder: ModelFolder, options: EngineOptions) -> Engine:
     from audiotag.engines.onnx import FILE_OF_PRECISION, OnnxEngine
 
     precision = choose_cpu_precision(folder, options)
+    if precision not in FILE_OF_PRECISION:
+        raise EngineError(f"precision {precision}: needs a GPU that torch can use. Use fp32 or int8 on the CPU")
     path = folder.file(FILE_OF_PRECISION[precision])
     return OnnxEngine(path, folder.config, precision=precision, threads=options.threads)
 

@@ -21,6 +21,7 @@ from conftest import TINY_RATE, Ran, chirp, siren, stereo, tone
 
 from audiotag.cli.predict import predict
 from audiotag.options import EngineOptions, TagOptions
+from audiotag.pipeline import MAX_CLIPS_AHEAD
 
 RunAudiotag = Callable[..., Ran]
 WriteWav = Callable[..., Path]
@@ -140,6 +141,20 @@ def test_a_device_that_is_not_here_is_exit_1_and_no_fallback(run_audiotag: RunAu
     ran = run_audiotag("predict", write_wav("a.wav", tone()), "--device", "mps")
     assert (ran.code, ran.stdout) == (1, "")
     assert ran.stderr.startswith("audiotag: error: device mps: ")
+
+
+def test_half_precision_where_no_gpu_is_is_exit_1(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audiotag.tagger.has_gpu", lambda: False)
+    ran = run_audiotag("predict", write_wav("a.wav", tone()), "--precision", "fp16")
+    assert (ran.code, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("audiotag: error: precision fp16: needs a GPU that torch can use. Use fp32 or int8")
+
+
+def test_more_workers_than_clips_may_be_open_come_to_an_end(write_wav: WriteWav) -> None:
+    command = [*AUDIOTAG, "predict", write_wav("a.wav", tone()), "--workers", str(2 * MAX_CLIPS_AHEAD)]
+    assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
 
 
 def test_a_terminal_gets_a_table(write_wav: WriteWav, broken: str) -> None:
