@@ -525,12 +525,12 @@ class Format:
     suffixes: tuple[str, ...]
     description: str
     header_if_asked: bool = False  # it can open with the header, but does so only for --header
-    is_appended: bool = True  # a file is whole after each record; else it is made from NDJSON at the end
+    is_appended: bool = True  # no record depends on those before; else a file is made from NDJSON at the end
     package: str | None = None  # what has to be installed, the extra's name being the format's
 
 
 FORMATS: dict[str, Format] = {
-    "table": Format(make=TableWriter, suffixes=(".txt",), description="for people"),
+    "table": Format(make=TableWriter, suffixes=(".txt",), description="for people", is_appended=False),
     "json": Format(make=JsonWriter, suffixes=(".json",), description="one object", is_appended=False),
     "ndjson": Format(
         make=NdjsonWriter, suffixes=(".ndjson", ".jsonl"), description="a JSON object a line", header_if_asked=True
@@ -538,7 +538,9 @@ FORMATS: dict[str, Format] = {
     "csv": Format(make=SeparatedWriter, suffixes=(".csv",), description="a row a tag"),
     "tsv": Format(make=TsvWriter, suffixes=(".tsv",), description="a row a tag, tabs"),
     "audacity": Format(make=AudacityWriter, suffixes=(".labels.txt",), description="label track of one recording"),
-    "raven": Format(make=RavenWriter, suffixes=(".selections.txt",), description="selection table"),
+    "raven": Format(
+        make=RavenWriter, suffixes=(".selections.txt",), description="selection table", is_appended=False
+    ),
     "parquet": Format(
         make=ParquetWriter, suffixes=(".parquet",), description="columns with types", is_appended=False,
         package="pyarrow",

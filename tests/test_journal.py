@@ -18,7 +18,7 @@ from audiotag.journal import JournaledFile, Mode, check_output, journal_path, pr
 from audiotag.results import ClipResult, Tag
 from audiotag.writers import run_header
 
-FORMATS = ("csv", "tsv", "ndjson", "json")
+FORMATS = ("csv", "tsv", "ndjson", "json", "raven", "table")
 
 
 def header(**parameters: Any) -> dict[str, Any]:
