@@ -246,6 +246,21 @@ def test_head_is_a_quiet_success(sounds: Path) -> None:
     assert done.stdout == "path,status,start,end,channel,rank,label,score,error\n"
 
 
+def test_streams_that_the_caller_has_closed_are_empty_or_unheard(sounds: Path) -> None:
+    done = shell("audiotag batch in --files-from - -f csv <&- 2>&- | wc -l; audiotag batch in --out t.csv <&- >&- 2>&-")
+    assert (done.returncode, done.stdout.split()) == (3, [str(len(Path("t.csv").read_text().splitlines()))])
+    done = shell("audiotag predict - <&-; audiotag labels >&-")
+    assert (done.returncode, done.stderr) == (0, "audiotag: warning: -: is empty (0 bytes)\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    done = shell("audiotag labels >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.startswith("audiotag: error: stdout: cannot be written: No space left on device. ")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "environment", [{}, {"NO_COLOR": "1", "FORCE_COLOR": ""}, {"TERM": "dumb"}], ids=["pipe", "NO_COLOR", "dumb"]
 )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from typing import Annotated, Any
@@ -24,9 +25,13 @@ from audiotag.cli.predict import predict
 from audiotag.cli.reformat import reformat
 from audiotag.cli.train import refit, train
 from audiotag.errors import AudiotagError, ExitCode
+from audiotag.writers import output_error
 
 # Newer Typer releases carry their own copy of click, older ones import it; both are reached from a public name.
 _ClickError: Any = typer.BadParameter.__mro__[2]  # BadParameter, UsageError, ClickException
+
+# Of what is written to files, `writers` and `journal` tell.
+_STDOUT_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="audiotag",
@@ -73,10 +78,18 @@ app.command()(bench)
 
 def main() -> None:
     """Runs the program and ends the process with one of `ExitCode`."""
+    _open_closed_streams()
     # `--debug` is taken anywhere on the line: people add it at the end of a command that has just failed.
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     sys.exit(_run(arguments, debug=debug))
+
+
+def _open_closed_streams() -> None:
+    """Gives the null device for what the caller has closed (`2>&-`): no file opened later becomes a standard stream."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - the process closes it
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
@@ -110,6 +123,8 @@ def _explain(error: Exception) -> int:
         return _report(str(error.format_message()).strip().rstrip(".") + "." + way_out, ExitCode.USAGE)
     if isinstance(error, AudiotagError):
         return _report(str(error), error.exit_code)
+    if isinstance(error, OSError) and error.errno in _STDOUT_IS_FULL:
+        return _explain(output_error("stdout", error))
     what = f"{type(error).__name__}: {error}".rstrip(": ")
     return _report(f"unexpected {what}. Run again with --debug and report what it shows", ExitCode.COULD_NOT_RUN)
 
