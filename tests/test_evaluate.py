@@ -297,6 +297,11 @@ def test_html_goes_to_a_file(run_audiotag: RunAudiotag, data: Path, tmp_path: Pa
     assert "Zither" in page.text
 
 
+def test_the_suffix_of_out_is_the_format(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:
+    assert run_audiotag("evaluate", "m.csv", "--out", "e.json", "-q").code == 0
+    assert json.loads((tmp_path / "e.json").read_text(encoding="utf-8"))["n_clips"] == 5
+
+
 def test_thresholds_that_are_written_are_read_by_predict(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:
     ran = run_audiotag("evaluate", "m.csv", "--fold", "1", "--thresholds-out", "t.json", "-f", "json", "-q")
     written = read_thresholds(tmp_path / "t.json")

@@ -43,10 +43,12 @@ def evaluate(
         ),
     ] = options.NO_NAMES,
     form: Annotated[
-        str, typer.Option("--format", "-f", parser=options.one_of(FORMATS), metavar="|".join(FORMATS),
-                          autocompletion=options.completing(FORMATS),
-                          help="A table to read, JSON, or a page with precision-recall curves.")
-    ] = "table",
+        str | None,
+        typer.Option("--format", "-f", parser=options.one_of(FORMATS), metavar="|".join(FORMATS),
+                     autocompletion=options.completing(FORMATS), show_default=False,
+                     help="A table to read, JSON, or a page with precision-recall curves. "
+                     "[default: from the suffix of --out; else table]"),
+    ] = None,
     out: options.Out = None,
     thresholds_out: Annotated[
         Path | None,
@@ -66,6 +68,7 @@ def evaluate(
     engine_options = EngineOptions(device=device, engine=engine, precision=precision)  # type: ignore[arg-type]
     options.set_verbosity(quiet=quiet, verbose=False)
     _check_places(out, thresholds_out)
+    form = form or _form_of_suffix(out)
     folder = resolve_model(model, offline=offline, engine=engine_options)
     chosen = LabelSet(folder.config.labels).select(_names(among)) if among else ()
     from audiotag.tagger import Tagger
@@ -98,6 +101,11 @@ def _check_places(*places: Path | None) -> None:
     for place in places:
         if place is not None and (place.is_dir() or not place.parent.is_dir()):
             raise OutputError(f"{place}: cannot be written: it is a folder, or its folder is missing. Choose another")
+
+
+def _form_of_suffix(out: Path | None) -> str:
+    suffix = "" if out is None else out.suffix.lower().removeprefix(".")
+    return suffix if suffix in FORMATS else "table"
 
 
 def _names(among: Sequence[str]) -> list[str]:
