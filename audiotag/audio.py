@@ -15,6 +15,7 @@ import errno
 import functools
 import io
 import logging
+import math
 import os
 import re
 import stat
@@ -23,7 +24,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from math import gcd
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NoReturn, Protocol, cast
@@ -129,12 +129,16 @@ def read_audio(
     Raises:
         AudioError: the file cannot be read as audio.
     """
-    with open_audio(path, sample_rate=sample_rate, start=start, duration=duration) as stream:
-        blocks = [block[0] for block in stream]
-        if stream.warning is not None:
-            logger.warning("%s: %s", os.fspath(path), stream.warning)
-        samples = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
-        return Waveform(samples, stream.sample_rate)
+    name = os.fspath(path)
+    try:
+        with open_audio(name, sample_rate=sample_rate, start=start, duration=duration) as stream:
+            blocks = [block[0] for block in stream]
+            if stream.warning is not None:
+                logger.warning("%s: %s", name, stream.warning)
+            samples = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+            return Waveform(samples, stream.sample_rate)
+    except AudioError as error:
+        raise AudioError(f"{name}: {error}") from error
 
 
 def probe(source: Source) -> AudioInfo:
@@ -161,10 +165,12 @@ def open_audio(
 
     Raises:
         AudioError: the source cannot be read as audio, or has no such channel.
-        ValueError: `channels` is none of the above, or a time is negative.
+        ValueError: `channels` is none of the above, a time is negative or not finite, or a rate is not above 0.
     """
-    if start < 0 or (duration is not None and duration < 0):
+    if not (0 <= start < math.inf and (duration is None or 0 <= duration < math.inf)):
         raise ValueError(f"start and duration must be 0 or more seconds, not {start} and {duration}")
+    if sample_rate is not None and sample_rate <= 0:
+        raise ValueError(f"sample_rate must be more than 0 Hz, not {sample_rate}")
     decoder = _open_decoder(source)
     try:
         return AudioStream(decoder, sample_rate or decoder.info.sample_rate, channels, start, duration)
@@ -306,7 +312,7 @@ def _samples_from(
     if sample_rate == rate:
         return map(rows, _frames_from(decoder, first, exactly=exactly))
     # Both rates meet every `rate // common` frames; a resampler that begins there is in phase with the whole.
-    common = gcd(rate, sample_rate)
+    common = math.gcd(rate, sample_rate)
     meeting = max(0, first - RESAMPLER_LEAD) // (sample_rate // common)
     frames = map(rows, _frames_from(decoder, meeting * (rate // common), exactly=exactly))
     resampled = resample(frames, rate, sample_rate, rows.n_rows)

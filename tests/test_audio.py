@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import struct
 import subprocess
@@ -560,6 +561,19 @@ def test_a_start_after_the_end_gives_nothing_and_a_warning(tmp_path: Path) -> No
     path = write_audio(tmp_path / "clip.wav", tone(), 8000)
     assert samples_of(path, start=5.0).shape == (1, 0)
     assert warning_of(path, start=5.0) == "ends before 5.000 s, where it was to start"
+
+
+def test_what_read_audio_cannot_do_is_said_with_the_path_or_the_value(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.wav", tone(), 8000)
+    with pytest.raises(AudioError, match=r"nowhere\.wav: does not exist"):
+        read_audio(tmp_path / "nowhere.wav")
+    with pytest.raises(TypeError, match="PathLike"):
+        read_audio(None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="sample_rate must be more than 0 Hz, not 0"):
+        read_audio(path, sample_rate=0)
+    for seconds in (math.inf, math.nan, -1.0):
+        with pytest.raises(ValueError, match="must be 0 or more seconds"):
+            read_audio(path, start=seconds)
 
 
 def test_reading_whole_files_logs_the_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
