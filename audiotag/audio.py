@@ -180,12 +180,19 @@ def open_audio(
 
 
 def read_excerpts(
-    source: Source, *, sample_rate: int, channels: str = "mix", starts: Sequence[int], n_samples: int
+    source: Source,
+    *,
+    sample_rate: int,
+    channels: str = "mix",
+    starts: Sequence[int],
+    n_samples: int,
+    warnings: list[str] | None = None,
 ) -> Iterator[FloatArray]:
     """The excerpts `[row, sample]` of `n_samples` that begin at `starts`, both at `sample_rate`, decoding only those.
 
-    What lies past the end is missing from an excerpt. They equal slices of the whole, but for a resampler's rounding
-    errors, the noise that AAC makes up, and Matroska with packets of varying length, where times are milliseconds.
+    What lies past the end is missing from an excerpt; at the end `warnings` gets what was wrong with the source. They
+    equal slices of the whole, but for a resampler's rounding errors, the noise that AAC makes up, and Matroska with
+    packets of varying length, where times are milliseconds.
 
     Raises:
         AudioError: the source cannot be read as audio, or has no such channel.
@@ -197,6 +204,8 @@ def read_excerpts(
             pieces = list(_take(blocks, n_samples))
             empty = np.zeros((0, rows.n_rows), dtype=np.float32)
             yield np.ascontiguousarray(np.concatenate([empty, *pieces]).T)
+        if warnings is not None:
+            warnings += decoder.warnings
 
 
 class AudioStream:

@@ -297,13 +297,15 @@ class _ClipDecoder:
             n_samples, n_rows = self._extent(source)
             starts = view_starts(n_samples, window=self._window, n_views=self._options.max_windows or 1)
             first = round(self._options.start * self._sample_rate)
+            warnings: list[str] = []
             excerpts = read_excerpts(
                 source, sample_rate=self._sample_rate, channels=self._options.channels,
                 starts=[first + start for start in starts], n_samples=min(n_samples, self._window.n_samples),
+                warnings=warnings,
             )  # fmt: skip
             for start, samples in zip(starts, excerpts, strict=True):
                 yield from self._window_items(clip, start, samples)
-        yield _ClipEnd(clip, given.path, n_rows, n_samples)
+        yield _ClipEnd(clip, given.path, n_rows, n_samples, warning="; ".join(warnings) or None)
 
     def _extent(self, source: Source) -> tuple[int, int]:
         """Samples and rows between start and end; decodes to the end where the header does not tell."""

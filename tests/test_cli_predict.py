@@ -120,6 +120,14 @@ def test_windows_start_duration_and_channels_reach_the_result(run_audiotag: RunA
     assert left["tags"] != right["tags"]
 
 
+def test_skimming_tells_of_a_file_that_was_cut_short_too(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:
+    path = write_wav("a.wav", tone())
+    path.write_bytes(path.read_bytes()[:-8000])
+    ran = run_audiotag("predict", path, "--max-windows", "2")
+    assert ran.code == 0
+    assert records_of(ran)[0]["warning"] == "cut short: 8000 bytes are missing"
+
+
 def test_an_empty_folder_is_exit_4(run_audiotag: RunAudiotag, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ran = run_audiotag("predict", "empty")
@@ -153,7 +161,7 @@ def test_half_precision_where_no_gpu_is_is_exit_1(
 
 
 def test_more_workers_than_clips_may_be_open_come_to_an_end(write_wav: WriteWav) -> None:
-    command = [*AUDIOTAG, "predict", write_wav("a.wav", tone()), "--workers", str(2 * MAX_CLIPS_AHEAD)]
+    command = [*AUDIOTAG, "predict", str(write_wav("a.wav", tone())), "--workers", str(2 * MAX_CLIPS_AHEAD)]
     assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
 
 
