@@ -6,6 +6,7 @@ writes the files. Six published models and ours differ only in these values.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
@@ -265,7 +266,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if self.n_frames < 2:
             raise ValueError(f"n_frames must be 2 or more, not {self.n_frames}")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         for name in ("mixup_probability", "damage_probability", "negatives", "dropout", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:

@@ -109,7 +109,10 @@ class Tagger:
 
         Raises:
             UsageError: an option does not fit the model (before the first input is read).
+            TypeError: `inputs` is one path.
         """
+        if isinstance(inputs, str | bytes | os.PathLike):
+            raise TypeError(f"tag_many takes several paths, not one: write tag({inputs!r}) or tag_many([{inputs!r}])")
         pipeline = Pipeline(
             self.engine, self.config, options or TagOptions(),
             batch_size=self.options.batch_size, workers=self.options.workers,

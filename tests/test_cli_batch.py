@@ -254,6 +254,13 @@ def test_streams_that_the_caller_has_closed_are_empty_or_unheard(sounds: Path) -
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_dash_for_out_is_stdout(run_audiotag: RunAudiotag, sounds: Path) -> None:
+    ran = run_audiotag("batch", "in", "--out", "-", "-f", "csv")
+    assert ran.code == 3
+    assert ran.stdout.startswith("path,status,")
+    assert not Path("-").exists()
+
+
 def test_a_full_disk_behind_stdout_is_one_line() -> None:
     done = shell("audiotag labels >/dev/full")
     assert done.returncode == 1

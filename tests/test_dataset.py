@@ -77,6 +77,12 @@ def test_an_unusable_manifest_is_one_clear_error(tmp_path: Path, text: str, comp
         read_dataset(tmp_path / "m.csv")
 
 
+def test_a_manifest_that_is_not_utf_8_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes("path,labels\nä.wav,Hund\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"m\.csv: is not UTF-8 text"):
+        read_dataset(tmp_path / "m.csv")
+
+
 def test_missing_data_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: does not exist"):
         read_dataset(tmp_path / "nowhere")
@@ -152,4 +158,4 @@ def test_a_clip_that_cannot_be_read_is_named_and_left_out(
     clips = read_dataset(tmp_path / "data")
     found = log_mels_of(clips, TINY_CONFIG.frontend, cache=tmp_path / "cache")
     assert [len(each) for each in found] == [101, 0]
-    assert "broken.wav is left out" in caplog.text
+    assert "broken.wav: not decodable" in caplog.text

@@ -267,7 +267,9 @@ def data(write_wav: WriteWav, tmp_path: Path, tiny_model_folder: Path, monkeypat
 
 def test_json_has_the_keys_that_scripts_read_and_the_new_ones(run_audiotag: RunAudiotag, data: Path) -> None:
     ran = run_audiotag("evaluate", "m.csv", "-f", "json", "--among", f"Dog; {PLUCKED}", "--among", "siren")
-    assert ran.code == 0
+    assert ran.code == 3
+    assert "left out: " in ran.stderr
+    assert "broken.wav: not decodable" in ran.stderr
     shown = json.loads(ran.stdout)
     assert list(shown)[:6] == ["model", "revision", "sha256", "precision", "data", "fold"]
     assert {"n_clips", "n_failed", "n_labels", "macro_map", "micro_map", "top1", "top5", "unknown_labels"} <= set(shown)
@@ -291,14 +293,14 @@ def test_the_table_says_what_the_json_says(run_audiotag: RunAudiotag, data: Path
 
 def test_html_goes_to_a_file(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:
     ran = run_audiotag("evaluate", "m.csv", "-f", "html", "--out", "page.html", "-q")
-    assert (ran.code, ran.stdout, ran.stderr) == (0, "", "")
+    assert (ran.code, ran.stdout, ran.stderr) == (3, "", "")
     page = page_of((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "Evaluation of tiny" in page.text
     assert "Zither" in page.text
 
 
 def test_the_suffix_of_out_is_the_format(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:
-    assert run_audiotag("evaluate", "m.csv", "--out", "e.json", "-q").code == 0
+    assert run_audiotag("evaluate", "m.csv", "--out", "e.json", "-q").code == 3
     assert json.loads((tmp_path / "e.json").read_text(encoding="utf-8"))["n_clips"] == 5
 
 

@@ -80,6 +80,11 @@ def expected_scores(samples: FloatArray, starts: tuple[int, ...], network: Any) 
 # --- the answer ---
 
 
+def test_one_path_is_not_taken_for_many_of_one_letter(tiny_model_folder: Path) -> None:
+    with pytest.raises(TypeError, match=r"write tag\('a.wav'\) or tag_many\(\['a.wav'\]\)"):
+        load(tiny_model_folder).tag_many("a.wav")
+
+
 def test_a_clip_has_the_mean_of_its_windows_scores(tagger: Tagger, write_wav: WriteWav, tiny_network: Any) -> None:
     samples = chirp(seconds=1.7)
     result = tagger.tag(write_wav("a.wav", samples), options=ALL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +150,21 @@ def test_resuming_a_finished_training_changes_nothing(data: Path, tmp_path: Path
 def test_an_empty_fold_is_refused_before_training(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fold '7'. Choose --fold among 1, 2"):
         train(data, tmp_path, config=replace(RECIPE, fold="7"))
+
+
+def test_what_cannot_be_trained_is_refused_before_any_clip_is_read(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="learning_rate must be positive, not nan"):
+        replace(RECIPE, learning_rate=float("nan"))
+    with pytest.raises(DataError, match="fold '7'"):
+        train(data, tmp_path / "out", config=replace(RECIPE, fold="7"),
+              on_clip=lambda done, total: pytest.fail("read a clip"))  # fmt: skip
+    (tmp_path / "file").touch()
+    run = subprocess.run(
+        [sys.executable, "-m", "audiotag", "train", str(data), "--out", str(tmp_path / "file")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert "file: is a file, but a model is a folder" in run.stderr
 
 
 def test_early_stopping_ends_when_validation_gets_no_better(data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.status import StatusLine
-from audiotag.errors import DataError, OutputError, UsageError
+from audiotag.errors import DataError, ExitCode, OutputError, UsageError
 from audiotag.hub import resolve_model
 from audiotag.labels import LabelSet
 from audiotag.options import EngineOptions
@@ -60,7 +60,7 @@ def evaluate(
     engine: options.Engine = "auto",
     offline: options.Offline = False,
     quiet: options.Quiet = False,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Measure a model on labelled clips: mAP, hit rates, calibration, thresholds, confusions, worst clips.
 
     Example: audiotag evaluate ./birds --model ./my-model -f html --out birds.html
@@ -94,6 +94,7 @@ def evaluate(
     else:
         text = json.dumps({**about, **measured.to_dict()}, indent=2) if form == "json" else _table(about, measured)
     _write(text, out)
+    return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
 
 
 def _check_places(*places: Path | None) -> None:

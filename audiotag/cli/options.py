@@ -256,7 +256,17 @@ Format = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
-Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write here instead of to stdout.")]
+
+
+def _unless_stdout(out: Path | None) -> Path | None:
+    return None if out == Path("-") else out
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="FILE", callback=_unless_stdout,
+                 help="Write here instead of to stdout, which is also -."),
+]  # fmt: skip
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")]
 Header = Annotated[bool, typer.Option("--header", help="Open NDJSON with a line about the run; JSON has it anyway.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +34,11 @@ class Data:
     targets: FloatArray
     damaged: tuple[list[HalfArray], ...] = ()
 
-    def part(self, rows: Sequence[int]) -> Data:
+    def part(self, rows: Iterable[int]) -> Data:
         """Only the clips of these rows."""
+        rows = list(rows)
         return Data(
-            tuple(self.clips[row] for row in rows), [self.log_mels[row] for row in rows], self.targets[list(rows)],
+            tuple(self.clips[row] for row in rows), [self.log_mels[row] for row in rows], self.targets[rows],
             damaged=tuple([each[row] for row in rows] for each in self.damaged),
         )  # fmt: skip
 
@@ -65,14 +66,17 @@ def split(data: Data, fold: str) -> tuple[Data, Data]:
         DataError: one of the two has no clip.
     """
 
-    def part(where: str, *, held_out: bool) -> Data:
-        rows = [row for row, clip in enumerate(data.clips) if (clip.fold == fold) == held_out]
-        if not rows:
-            folds = ", ".join(sorted({clip.fold for clip in data.clips}))
-            raise DataError(f"no readable clip is {where} fold {fold!r}. Choose --fold among {folds}")
-        return data.part(rows)
+    check_fold(data.clips, fold)
+    held_out = [clip.fold == fold for clip in data.clips]
+    return data.part(np.flatnonzero(np.logical_not(held_out))), data.part(np.flatnonzero(held_out))
 
-    return part("outside", held_out=False), part("in", held_out=True)
+
+def check_fold(clips: Sequence[LabelledClip], fold: str) -> None:
+    """Raises `DataError` unless some clips are in this fold and others are not."""
+    folds = sorted({clip.fold for clip in clips})
+    if fold not in folds or len(folds) == 1:
+        where = "in" if fold not in folds else "outside"
+        raise DataError(f"no readable clip is {where} fold {fold!r}. Choose --fold among {', '.join(folds)}")
 
 
 class BatchSource:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import os
@@ -89,7 +90,11 @@ def _clips_of_folder(folder: Path) -> Iterator[LabelledClip]:
 
 
 def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
-    with manifest.open(newline="", encoding="utf-8-sig") as lines:
+    try:
+        text = manifest.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{manifest}: is not UTF-8 text ({error.reason}). Save the CSV as UTF-8") from error
+    with io.StringIO(text, newline="") as lines:
         rows = csv.DictReader(lines)
         columns = rows.fieldnames or []
         column = next((name for name in LABEL_COLUMNS if name in columns), None)
@@ -212,7 +217,7 @@ def _write_cache(
         try:
             waveform = read_audio(clip.path, sample_rate=frontend.sample_rate, duration=MAX_CLIP_SECONDS)
         except AudioError as error:
-            logger.warning("%s is left out: %s", clip.path, error)
+            logger.warning("left out: %s", error)
             return np.zeros((0, frontend.n_mels), dtype=np.float16)
         samples = waveform.samples
         if len(samples) and kind is not None:

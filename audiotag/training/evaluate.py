@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from audiotag.config import ModelConfig
 from audiotag.errors import DataError
 from audiotag.options import TagOptions
-from audiotag.results import SCORE_DIGITS, ClipResult
+from audiotag.results import SCORE_DIGITS, ClipResult, Failure
 from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip, label_matrix
 from audiotag.training.hierarchy import ancestors_of_labels
@@ -30,6 +31,8 @@ from audiotag.training.metrics import (
     micro_map,
     weighted_average_precisions,
 )
+
+logger = logging.getLogger(__name__)
 
 ScoreArray = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -178,6 +181,9 @@ def score_clips(
             row[[position[tag.label] for tag in result.tags]] = [tag.score for tag in result.tags]
             rows.append(row)
             read.append(clip)
+        else:
+            why = result.error if isinstance(result, Failure) else "holds no sound"
+            logger.warning("left out: %s: %s", clip.path, why)
         on_progress(done, len(clips))
     if not rows:
         raise DataError("none of the clips could be read. `audiotag doctor FILE` says why")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from audiotag.config import ModelConfig, TrainConfig
-from audiotag.training.batches import load, split
+from audiotag.training.batches import check_fold, load, split
 from audiotag.training.checkpoint import work_folder
 from audiotag.training.dataset import choose_labels, read_dataset
 from audiotag.training.finish import finish
@@ -39,6 +39,7 @@ def train(
         CheckpointError: `resume`, but the checkpoint is of another recipe.
     """
     clips = read_dataset(data)
+    check_fold(clips, config.fold)
     labels = choose_labels(clips, min_clips=config.min_clips, min_groups=config.min_groups)
     model = model_config(labels, config)
     work = work_folder(out)
