@@ -106,7 +106,9 @@ def _figures(config: ModelConfig) -> str:
         "Ranges are 95 %, by resampling groups.", "",
         *_refit(config), *figures_table(config), "",
     ]  # fmt: skip
-    return "\n".join([*lines, *_at_defaults(exact), *_calibration(config), *_negatives(config)])
+    return "\n".join(
+        [*lines, *_at_defaults(exact), *_calibration(config), *_outside(config), *_negatives(config)]
+    )
 
 
 def _refit(config: ModelConfig) -> list[str]:
@@ -157,6 +159,16 @@ def _calibration(config: ModelConfig) -> list[str]:
     return ["Scores are calibrated: Platt scaling of each label, folded into the last layer. On groups that it was not "
             f"fitted on, the expected calibration error fell from {found['ece_before']:.4f} to "
             f"{found['ece_after']:.4f}.", ""]  # fmt: skip
+
+
+def _outside(config: ModelConfig) -> list[str]:
+    """How often a recording of something that the model has no label for gets a tag."""
+    outside = config.metrics.get("outside", {})
+    if "fp32" not in outside:
+        return []
+    return [f"{outside['n_clips']} of these clips have no label that the model knows; {100 * outside['fp32']:.0f} % of "
+            f"them (int8: {100 * outside['int8']:.0f} %) get a tag by default. Some of these tags are right: a label "
+            "that a clip lacks is not a checked negative.", ""]  # fmt: skip
 
 
 def _negatives(config: ModelConfig) -> list[str]:

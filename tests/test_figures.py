@@ -39,6 +39,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledClip, ...]:
         sound = tone(300.0 + 40 * index) if index % 2 else siren()
         soundfile.write(folder / f"{index}.wav", sound * (1 - index / 20), 8000)
         rows.append(f"{index}.wav,{'Dog' if index % 2 else 'Siren'},1,g{index},{'zoo' if index < 5 else 'town'}")
+    soundfile.write(folder / "zither.wav", tone(700.0), 8000)
+    rows.append("zither.wav,Zither,1,g7,town")
     (folder / "broken.wav").write_bytes(b"RIFF nothing")
     rows.append("broken.wav,Dog,1,g9,zoo")
     (folder / "m.csv").write_text("\n".join(rows) + "\n")
@@ -66,7 +68,9 @@ def test_the_folder_s_configuration_holds_what_was_measured(measured: tuple[Path
     assert open_model_folder(folder).config == config
     assert config.metrics["kept"] == 1
     exact, quantised = config.metrics["fp32"], config.metrics["int8"]
-    assert (exact["n_clips"], exact["n_failed"]) == (10, 1)
+    assert (exact["n_clips"], exact["n_failed"]) == (11, 1)
+    assert config.metrics["outside"]["n_clips"] == 1  # the zither
+    assert {config.metrics["outside"][precision] for precision in ("fp32", "int8")} <= {0.0, 1.0}
     assert "per_label" not in quantised
     assert config.int8_map_loss == round(100 * max(0.0, exact["macro_map"] - quantised["macro_map"]), 3)
     (zoo,) = config.metrics["subsets"]
@@ -123,7 +127,7 @@ def test_figures_are_written_between_the_markers_of_their_script_only(measured: 
     other = f"{begin_of('other.py')}\nof another script\n{END}\n"
     text = f"before\n{other}{begin_of('measure_model.py')}\nold\n{END}\nafter\n{other}"
     once = measure_model.with_figures(text, config)
-    heading = "| on 10 held-out clips, 2 labels | float32 | int8 |"
+    heading = "| on 11 held-out clips, 2 labels | float32 | int8 |"
     assert once.startswith(f"before\n{other}{begin_of('measure_model.py')}\n{heading}\n")
     assert once.endswith(f" points of macro mAP (of 100).\n{END}\nafter\n{other}")
     assert measure_model.with_figures(once, config) == once
@@ -168,7 +172,7 @@ def test_the_script_measures_the_fold_that_was_held_out(
     manifest = str(clips[0].path.parent / "m.csv")
     monkeypatch.setattr("sys.argv", ["measure_model.py", manifest, "--model", str(folder), "--fold", "1"])
     measure_model.main()
-    assert capsys.readouterr().out.startswith("| on 10 held-out clips, 2 labels | float32 | int8 |")
+    assert capsys.readouterr().out.startswith("| on 11 held-out clips, 2 labels | float32 | int8 |")
     monkeypatch.setattr("sys.argv", ["measure_model.py", manifest, "--model", str(folder), "--fold", "9"])
     with pytest.raises(SystemExit, match=r"no clip of .* is in fold '9'"):
         measure_model.main()

@@ -85,6 +85,7 @@ def measure_model(
         "fp32": exact.figures(),
         "int8": {name: value for name, value in quantised.figures().items() if name != "per_label"},
         "subsets": [found for subset in subsets if (found := _measure_subset(subset, scored, model)) is not None],
+        "outside": _outside_tagged(scored, model),
         "negatives": _negatives_tagged(folder),
     }
     model = replace(model, int8_map_loss=loss, metrics=metrics)
@@ -125,6 +126,18 @@ def default_thresholds(
 def _raised(thresholds: ScoreArray, negatives: ScoreArray) -> tuple[float, ...]:
     above_negatives = np.minimum(negatives.max(axis=0) + NEGATIVE_MARGIN, MOST_DEFAULT_THRESHOLD)
     return tuple(round(float(value), THRESHOLD_DIGITS) for value in np.maximum(thresholds, above_negatives))
+
+
+def _outside_tagged(scored: dict[PrecisionName, _Scored], model: ModelConfig) -> dict[str, Any]:
+    """Share (0 to 1) of the clips with no label of the model that get a tag by default, and how many they are."""
+    found: dict[str, Any] = {}
+    for precision, each in scored.items():
+        is_outside = ~label_matrix(each.clips, model.labels).any(axis=1)
+        found["n_clips"] = int(is_outside.sum())
+        if found["n_clips"]:
+            tagged = (each.scores[is_outside] >= model.thresholds).any(axis=1)
+            found[precision] = round(float(tagged.mean()), 6)
+    return found
 
 
 def _negative_scores(folder: Path) -> ScoreArray:
