@@ -21,7 +21,7 @@ from audiotag.training.evaluate import N_RESAMPLES, Evaluation, ScoreArray, meas
 from audiotag.training.metrics import f1_thresholds
 from audiotag.training.negatives import negative_scores, negatives_tagged
 
-LEAST_DEFAULT_THRESHOLD = 0.2  # a tag that is shown without being asked for should be likelier than that
+LEAST_DEFAULT_THRESHOLD = 0.35  # a tag shown without being asked for is not to be wrong two times in three
 MOST_DEFAULT_THRESHOLD = 0.9  # that a sound without anything to name can ask for: every label can still be shown
 NEGATIVE_MARGIN = 0.01  # of a default threshold above every such sound
 SEED_OF_NEGATIVES: dict[PrecisionName, int] = {
