@@ -351,9 +351,9 @@ def _warn(warnings: list[str], warning: str) -> None:
 
 
 def _finite(block: FloatArray, warnings: list[str]) -> FloatArray:
-    usable = np.abs(block) <= MAX_LEVEL
-    if usable.all():
+    if not len(block) or (block.min() >= -MAX_LEVEL and block.max() <= MAX_LEVEL):  # false for NaN
         return block
+    usable = np.abs(block) <= MAX_LEVEL
     _warn(warnings, "has samples that are not finite (NaN, infinite or absurdly large); they were read as 0")
     return np.where(usable, block, np.float32(0))
 

@@ -110,10 +110,11 @@ def selection_of(options: TagOptions, config: ModelConfig) -> TagSelection:
     """
     labels = LabelSet(config.labels)
     of_all = config.thresholds if options.threshold is None else (options.threshold,) * len(labels)
+    is_limited = options.include_labels or options.exclude_labels
     return TagSelection(
         top_k=options.top_k,
         thresholds=labels.fill(options.thresholds or {}, of_all),
-        labels=labels.select(options.include_labels, options.exclude_labels),
+        labels=labels.select(options.include_labels, options.exclude_labels) if is_limited else None,
     )
 
 
