@@ -120,7 +120,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, _ClickError):
         context = getattr(error, "ctx", None)
         way_out = f" Try `{context.command_path} --help`." if context is not None else ""
-        return _report(str(error.format_message()).strip().rstrip(".") + "." + way_out, ExitCode.USAGE)
+        message = str(error.format_message()).strip()
+        return _report(message + ("" if message.endswith((".", "?")) else ".") + way_out, ExitCode.USAGE)
     if isinstance(error, AudiotagError):
         return _report(str(error), error.exit_code)
     if isinstance(error, OSError) and error.errno in _STDOUT_IS_FULL:

@@ -9,7 +9,6 @@ import typer
 
 from audiotag import __version__
 from audiotag.cli import options
-from audiotag.cli.doctor import FORMATS
 
 if TYPE_CHECKING:
     from audiotag.benchmark import Measure
@@ -19,10 +18,7 @@ def bench(
     model: options.Model = None,
     startup: Annotated[bool, typer.Option("--startup", help="Instead, measure a cold start, part by part.")] = False,
     offline: options.Offline = False,
-    form: Annotated[
-        str, typer.Option("--format", "-f", parser=options.one_of(FORMATS), metavar="|".join(FORMATS),
-                          autocompletion=options.completing(FORMATS), help="A table to read or JSON.")
-    ] = "table",
+    form: options.TableOrJson = "table",
 ) -> None:  # fmt: skip
     """Measure how fast this machine tags, stage by stage, on synthetic audio; takes about a minute.
 

@@ -21,8 +21,6 @@ from audiotag.errors import AudiotagError, ExitCode, UsageError
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS
 from audiotag.options import core_count
 
-FORMATS = ("table", "json")
-
 CORE_PACKAGES = ("numpy", "scipy", "soundfile", "soxr", "av", "onnxruntime", "huggingface_hub", "typer", "rich")
 OPTIONAL_PACKAGES = ("torch", "safetensors", "onnx", "pyarrow")
 
@@ -48,10 +46,7 @@ def doctor(
     ] = False,
     model: options.Model = None,
     offline: options.Offline = False,
-    form: Annotated[
-        str, typer.Option("--format", "-f", parser=options.one_of(FORMATS), metavar="|".join(FORMATS),
-                          autocompletion=options.completing(FORMATS), help="A table to read or JSON.")
-    ] = "table",
+    form: options.TableOrJson = "table",
 ) -> int:  # fmt: skip
     """Say what works on this machine, and why the rest does not.
 

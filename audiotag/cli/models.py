@@ -34,24 +34,15 @@ from audiotag.labels import LabelSet
 from audiotag.model_folder import ModelFolder, open_model_folder
 from audiotag.options import EngineOptions
 
-FORMATS = ("table", "json")
-
 models = typer.Typer(name="models", help="List, show, download, check and remove models.", no_args_is_help=True,
                      rich_markup_mode=None)  # fmt: skip
 
-Form = Annotated[
-    str,
-    typer.Option(
-        "--format", "-f", parser=options.one_of(FORMATS), metavar="|".join(FORMATS),
-        autocompletion=options.completing(FORMATS), help="A table to read or JSON.",
-    ),
-]  # fmt: skip
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="default, a folder, or org/name[@revision].")]
 HubIds = Annotated[list[str], typer.Argument(metavar="ID", help="org/name[@revision] on the Hub.")]
 
 
 @models.command("list")
-def list_models(form: Form = "table") -> None:
+def list_models(form: options.TableOrJson = "table") -> None:
     """List the embedded model and those in the Hub's cache.
 
     Example: audiotag models list -f json
@@ -83,7 +74,10 @@ def _row(folder: ModelFolder, refs: Sequence[str]) -> dict[str, Any]:
 
 @models.command("show")
 def show_model(
-    model: Name = DEFAULT, form: Form = "table", update: options.Update = False, offline: options.Offline = False
+    model: Name = DEFAULT,
+    form: options.TableOrJson = "table",
+    update: options.Update = False,
+    offline: options.Offline = False,
 ) -> None:
     """Say what a model is: its weights, size, front-end, window, labels, and where it comes from.
 
@@ -134,7 +128,7 @@ def pull_models(
                      help="Only what this precision needs on a CPU. [default: every file]"),
     ] = None,
     quiet: options.Quiet = False,
-    form: Form = "table",
+    form: options.TableOrJson = "table",
 ) -> None:
     """Download models, or bring branches and tags up to date; nothing that is here already is downloaded again.
 
@@ -151,7 +145,7 @@ def pull_models(
 def remove_models(
     ids: HubIds,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    form: Form = "table",
+    form: options.TableOrJson = "table",
 ) -> None:
     """Remove models from the Hub's cache: all revisions, or only the one after the @.
 
@@ -180,7 +174,7 @@ def verify_models(
         list[str] | None, typer.Argument(metavar="[MODEL]...", help="Ids or folders. [default: all cached]")
     ] = None,
     offline: options.Offline = False,
-    form: Form = "table",
+    form: options.TableOrJson = "table",
 ) -> int:
     """Compare every file of a model with the checksum that the Hub recorded; exit code 1 if one differs.
 
@@ -213,7 +207,7 @@ def labels(
     search: Annotated[str | None, typer.Option("--search", "-s", metavar="TEXT", help="Only names with it.")] = None,
     update: options.Update = False,
     offline: options.Offline = False,
-    form: Form = "table",
+    form: options.TableOrJson = "table",
 ) -> None:
     """List the labels that a model knows, in its order.
 

@@ -137,6 +137,13 @@ Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="A folder label/clip.wav, or a CSV with path, labels and fold.")
 ]
 
+_TABLE_OR_JSON = ("table", "json")
+TableOrJson = Annotated[
+    str,
+    typer.Option("--format", "-f", parser=one_of(_TABLE_OR_JSON), metavar="|".join(_TABLE_OR_JSON),
+                 autocompletion=completing(_TABLE_OR_JSON), help="A table to read or JSON."),
+]  # fmt: skip
+
 LogMelCache = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="Where log-mels are kept. [default: OUT.training]")
 ]
