@@ -133,7 +133,7 @@ def _write_folder(folder: Path, converted: Converted, calibrate: Path | None) ->
     n_frames, n_mels = config.window.n_frames, config.frontend.n_mels
     export_onnx(converted.network, folder / ONNX, n_frames=n_frames, n_mels=n_mels)
     if calibrate is not None:
-        quantise_int8(folder / ONNX, folder / ONNX_INT8, calibration_log_mels(calibrate, config))
+        quantise_int8(converted.network, folder / ONNX_INT8, calibration_log_mels(calibrate, config))
     write_model_card(folder, config)
 
 

@@ -201,7 +201,7 @@ def tiny_model_folder(tiny_network: Any, tmp_path_factory: pytest.TempPathFactor
     n_samples = TINY_CONFIG.window.n_samples
     sounds = [sound(seconds=0.5)[:n_samples] for sound in (tone, chirp, click_train, siren, noise, silence)]
     log_mels = WindowLogMel(TINY_CONFIG.frontend, TINY_CONFIG.window)(sounds)
-    quantise_int8(folder / ONNX, folder / ONNX_INT8, [log_mels])
+    quantise_int8(fused, folder / ONNX_INT8, [log_mels])
     return folder
 
 

@@ -81,7 +81,7 @@ def model_of_size(path: Path, size: NetworkConfig) -> ModelFolder:
     export_onnx(network, path / ONNX, n_frames=config.window.n_frames, n_mels=config.frontend.n_mels)
     sounds = synthetic_clips(config.frontend.sample_rate, config.window_seconds).values()
     log_mel = WindowLogMel(config.frontend, config.window)
-    quantise_int8(path / ONNX, path / ONNX_INT8, [log_mel([samples]) for samples in sounds])
+    quantise_int8(network, path / ONNX_INT8, [log_mel([samples]) for samples in sounds])
     return open_model_folder(path)
 
 

@@ -129,9 +129,11 @@ def test_options_that_do_not_go_together_are_refused(
     assert (ran.code, ran.stderr.count("\n")) == (code, 1)
 
 
-def test_int8_without_sound_is_refused(folder: Path, tiny_config: ModelConfig, tmp_path: Path) -> None:
+def test_int8_without_sound_is_refused(
+    folder: Path, tiny_config: ModelConfig, tiny_network: Any, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no audio"):
         calibration_log_mels(tmp_path / "empty", tiny_config)
     with pytest.raises(ModelError, match="needs log-mels of real sound"):
-        quantise_int8(folder / ONNX, folder / ONNX_INT8, [])
+        quantise_int8(fuse(tiny_network), folder / ONNX_INT8, [])

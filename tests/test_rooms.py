@@ -19,8 +19,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "L1": ("audio", "windows", "frontend", "scores", "events"),
     "L2": ("model_folder", "network", "engines"),
     "L3": (
-        "hub", "pipeline", "tagger", "journal", "run", "merge", "reformat", "convert", "export", "model_card", "report",
-        "selftest", "benchmark",
+        "hub", "pipeline", "tagger", "journal", "run", "merge", "reformat", "convert", "equalise", "export",
+        "model_card", "report", "selftest", "benchmark",
     ),
     "L4": ("training",),
     "L5": ("cli", "__main__"),

@@ -79,7 +79,7 @@ def write_weights(out: Path, fused: AudioRepInceptionNeXt, model: ModelConfig, d
     (out / "onnx").mkdir(parents=True, exist_ok=True)
     save_fused(fused, out / "model.safetensors")
     export_onnx(fused, out / "onnx/model.onnx", n_frames=model.window.n_frames, n_mels=model.frontend.n_mels)
-    quantise_int8(out / "onnx/model.onnx", out / "onnx/model_int8.onnx", _ranges_data(data, model, seed))
+    quantise_int8(fused, out / "onnx/model_int8.onnx", _ranges_data(data, model, seed))
 
 
 def _ranges_data(data: Data, model: ModelConfig, seed: int) -> Iterator[FloatArray]:
