@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from audiotag.config import MAX_INT8_MAP_LOSS, ModelConfig
+from audiotag.config import ModelConfig
 from audiotag.errors import HubError, ModelError, UsageError
 from audiotag.model_folder import (
     CONFIG,
@@ -207,8 +207,7 @@ def files_needed(config: ModelConfig, engine: EngineOptions) -> tuple[tuple[str,
         return ((WEIGHTS,),)
     if engine.precision == "int8":
         return ((ONNX_INT8,),)
-    is_int8_cheap = config.int8_map_loss is not None and config.int8_map_loss <= MAX_INT8_MAP_LOSS
-    onnx = (ONNX_INT8, ONNX) if engine.precision == "auto" and is_int8_cheap else (ONNX,)
+    onnx = (ONNX_INT8, ONNX) if engine.precision == "auto" and config.prefers_int8 else (ONNX,)
     may_use_gpu = engine.device == "auto" and engine.engine == "auto" and has_gpu() and find_spec("torch") is not None
     return ((WEIGHTS,), onnx) if may_use_gpu else (onnx,)
 

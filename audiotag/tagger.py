@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from audiotag.config import MAX_INT8_MAP_LOSS, ModelConfig
+from audiotag.config import ModelConfig
 from audiotag.engines import Engine
 from audiotag.errors import AudioError, EngineError, UsageError
 from audiotag.hub import resolve_model
@@ -161,12 +161,10 @@ def choose_device(options: EngineOptions) -> str:
 
 
 def choose_cpu_precision(folder: ModelFolder, options: EngineOptions) -> str:
-    """int8 for 'auto' where the model has it and its card says that it costs next to nothing."""
+    """int8 for 'auto' where the model has it and it pays."""
     if options.precision != "auto":
         return options.precision
-    loss = folder.config.int8_map_loss
-    is_cheap = loss is not None and loss <= MAX_INT8_MAP_LOSS
-    return "int8" if is_cheap and folder.has(ONNX_INT8) else "fp32"
+    return "int8" if folder.config.prefers_int8 and folder.has(ONNX_INT8) else "fp32"
 
 
 def _open_onnx(folder: ModelFolder, options: EngineOptions) -> Engine:

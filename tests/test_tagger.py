@@ -17,6 +17,7 @@ import pytest
 from conftest import TINY_CONFIG, TINY_RATE, chirp, click_train, noise, silence, siren, stereo, tone
 
 import audiotag
+from audiotag.config import NetworkConfig
 from audiotag.engines import FloatArray
 from audiotag.engines.onnx import OnnxEngine
 from audiotag.errors import AudioError, EngineError, UsageError
@@ -427,12 +428,13 @@ def test_a_device_that_is_not_there_is_an_error(device: str, tiny_model_folder: 
 
 
 @pytest.mark.parametrize(
-    ("loss", "asked", "taken"),
-    [(None, "auto", "fp32"), (0.2, "auto", "int8"), (0.5, "auto", "int8"), (0.51, "auto", "fp32"),
-     (0.0, "fp32", "fp32"), (9.0, "int8", "int8")],
+    ("loss", "width", "asked", "taken"),
+    [(None, 256, "auto", "fp32"), (0.2, 256, "auto", "int8"), (0.5, 256, "auto", "int8"), (0.51, 256, "auto", "fp32"),
+     (0.2, 4, "auto", "fp32"), (0.0, 256, "fp32", "fp32"), (9.0, 4, "int8", "int8")],
 )  # fmt: skip
-def test_int8_is_taken_where_the_card_says_it_costs_little(
-    loss: float | None, asked: Any, taken: str, folder: ModelFolder
+def test_int8_is_taken_where_it_costs_little_and_is_faster(
+    loss: float | None, width: int, asked: Any, taken: str, folder: ModelFolder
 ) -> None:
-    model = replace(folder, config=replace(TINY_CONFIG, int8_map_loss=loss))
+    network = NetworkConfig(n_labels=len(TINY_CONFIG.labels), width=width)
+    model = replace(folder, config=replace(TINY_CONFIG, network=network, int8_map_loss=loss))
     assert choose_cpu_precision(model, EngineOptions(precision=asked)) == taken
