@@ -97,7 +97,8 @@ def _correct_biases(network: AudioRepInceptionNeXt, seen: dict[nn.Module, _Seen]
         assert isinstance(conv, nn.Conv2d)
         assert conv.bias is not None
         assert each.inputs is not None
-        step = conv.weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo().tiny) / WEIGHT_LEVELS
+        # Not 0 either where training has set denormals to be flushed.
+        step = (conv.weight.abs().amax(dim=(1, 2, 3), keepdim=True) / WEIGHT_LEVELS).clamp_min(torch.finfo().tiny)
         lost = conv.weight - torch.round(conv.weight / step) * step
         shift = functional.conv2d(
             each.inputs / each.n_windows, lost, None, conv.stride, conv.padding, conv.dilation, conv.groups

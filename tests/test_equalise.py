@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,14 @@ def test_the_network_itself_is_left_alone(network: AudioRepInceptionNeXt, log_me
     assert not any(module._forward_hooks for module in network.modules())
 
 
+@pytest.fixture(params=[False, True], ids=["", "denormals flushed"])
+def _denormals(request: pytest.FixtureRequest) -> Iterator[None]:
+    torch.set_flush_denormal(request.param)  # as training does
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("_denormals")
 def test_silent_channels_and_a_silent_network_are_no_problem(
     network: AudioRepInceptionNeXt, log_mels: list[np.ndarray]
 ) -> None:
