@@ -31,11 +31,11 @@ from torch import Tensor, nn
 from audiotag import __version__
 from audiotag.config import HeadConfig, ModelConfig, NetworkConfig
 from audiotag.errors import AudiotagError, CheckpointError, OutputError, UsageError
-from audiotag.export import calibration_log_mels, export_onnx, quantise_int8
+from audiotag.export import calibration_log_mels, write_weights
 from audiotag.labels import LabelSet
 from audiotag.model_card import write_model_card
-from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, WEIGHTS, model_config_from_json, sha256_of, write_configs
-from audiotag.network import AudioRepInceptionNeXt, Block, check_tensors, fuse, save_fused
+from audiotag.model_folder import CONFIG, model_config_from_json, sha256_of, write_configs
+from audiotag.network import AudioRepInceptionNeXt, Block, check_tensors, fuse
 from audiotag.published import DATASETS, AudioRecipe, PublishedDataset, known_labels
 
 OUR_FORMAT = "audiotag-checkpoint"
@@ -128,12 +128,8 @@ def _whole_or_not_at_all(out: Path) -> Iterator[Path]:
 def _write_folder(folder: Path, converted: Converted, calibrate: Path | None) -> None:
     config = converted.config
     write_configs(folder, config)
-    save_fused(converted.network, folder / WEIGHTS)
-    (folder / ONNX).parent.mkdir()
-    n_frames, n_mels = config.window.n_frames, config.frontend.n_mels
-    export_onnx(converted.network, folder / ONNX, n_frames=n_frames, n_mels=n_mels)
-    if calibrate is not None:
-        quantise_int8(converted.network, folder / ONNX_INT8, calibration_log_mels(calibrate, config))
+    calibration = None if calibrate is None else calibration_log_mels(calibrate, config)
+    write_weights(folder, converted.network, config, calibration)
     write_model_card(folder, config)
 
 

@@ -37,7 +37,7 @@ from audiotag.errors import AudioError, DataError, ModelError
 from audiotag.frontend import WindowLogMel
 from audiotag.inputs import Input, find_inputs
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, ModelFolder
-from audiotag.network import AudioRepInceptionNeXt, Block, load_fused
+from audiotag.network import AudioRepInceptionNeXt, Block, load_fused, save_fused
 from audiotag.windows import cut_windows
 
 logger = logging.getLogger(__name__)
@@ -244,6 +244,21 @@ def _verify_int8(network: AudioRepInceptionNeXt, path: Path, log_mels: FloatArra
             f"{shown}: int8 logits follow the float32 ones with a correlation of {correlation:.2f} only. "
             "Calibrate with more varied sound"
         )
+
+
+def write_weights(
+    folder: Path, network: AudioRepInceptionNeXt, config: ModelConfig, calibration: Iterable[FloatArray] | None = None
+) -> None:
+    """Writes the files of a model folder that hold a fused network: safetensors, ONNX, and with `calibration` int8.
+
+    Raises:
+        ModelError: a file is not what it should be; then it is not written.
+    """
+    (folder / ONNX).parent.mkdir(parents=True, exist_ok=True)
+    save_fused(network, folder / WEIGHTS)
+    export_onnx(network, folder / ONNX, n_frames=config.window.n_frames, n_mels=config.frontend.n_mels)
+    if calibration is not None:
+        quantise_int8(network, folder / ONNX_INT8, calibration)
 
 
 def export_folder(folder: ModelFolder, *, calibrate: Path | None = None) -> None:

@@ -187,21 +187,18 @@ def _spread_logits(network: Any) -> None:
 @pytest.fixture(scope="session")
 def tiny_model_folder(tiny_network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real model folder of the tiny network: configurations, weights, ONNX in float32 and int8."""
-    from audiotag.export import export_onnx, quantise_int8
+    from audiotag.export import write_weights
     from audiotag.frontend import WindowLogMel
-    from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, write_configs
-    from audiotag.network import fuse, save_fused
+    from audiotag.model_folder import write_configs
+    from audiotag.network import fuse
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     write_configs(folder, TINY_CONFIG)
     fused = fuse(tiny_network)
-    save_fused(fused, folder / WEIGHTS)
-    (folder / ONNX).parent.mkdir()
-    export_onnx(fused, folder / ONNX, n_frames=TINY_CONFIG.window.n_frames, n_mels=TINY_CONFIG.frontend.n_mels)
     n_samples = TINY_CONFIG.window.n_samples
     sounds = [sound(seconds=0.5)[:n_samples] for sound in (tone, chirp, click_train, siren, noise, silence)]
     log_mels = WindowLogMel(TINY_CONFIG.frontend, TINY_CONFIG.window)(sounds)
-    quantise_int8(fused, folder / ONNX_INT8, [log_mels])
+    write_weights(folder, fused, TINY_CONFIG, [log_mels])
     return folder
 
 
@@ -226,3 +223,10 @@ def run_audiotag(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
         return Ran(int(leaving.value.code or 0), *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def in_folder_with_tiny_model(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The working folder is the test's own, and commands take the tiny model."""
+    monkeypatch.setenv("AUDIOTAG_MODEL", str(tiny_model_folder))
+    monkeypatch.chdir(tmp_path)

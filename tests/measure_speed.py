@@ -41,10 +41,10 @@ from audiotag.benchmark import (
 )
 from audiotag.config import ModelConfig, NetworkConfig
 from audiotag.engines import Engine
-from audiotag.export import export_onnx, quantise_int8
+from audiotag.export import write_weights
 from audiotag.frontend import WindowLogMel
-from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, ModelFolder, open_model_folder, write_configs
-from audiotag.network import fuse, save_fused
+from audiotag.model_folder import ModelFolder, open_model_folder, write_configs
+from audiotag.network import fuse
 from audiotag.options import EngineOptions
 from audiotag.published import DATASETS
 from audiotag.selftest import synthetic_clips
@@ -76,12 +76,9 @@ def model_of_size(path: Path, size: NetworkConfig) -> ModelFolder:
     )
     write_configs(path, config)
     network = fuse(make_network(size))
-    save_fused(network, path / WEIGHTS)
-    (path / ONNX).parent.mkdir()
-    export_onnx(network, path / ONNX, n_frames=config.window.n_frames, n_mels=config.frontend.n_mels)
     sounds = synthetic_clips(config.frontend.sample_rate, config.window_seconds).values()
     log_mel = WindowLogMel(config.frontend, config.window)
-    quantise_int8(network, path / ONNX_INT8, [log_mel([samples]) for samples in sounds])
+    write_weights(path, network, config, [log_mel([samples]) for samples in sounds])
     return open_model_folder(path)
 
 

@@ -33,10 +33,7 @@ AUDIOTAG = f"{shlex.quote(sys.executable)} -m audiotag"
 SUMMARY = re.compile(r"(\d+) ok, (\d+) empty, (\d+) failed; [\d.]+ h of audio, [\d,.]+ x real time")
 
 
-@pytest.fixture(autouse=True)
-def _tiny_model(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AUDIOTAG_MODEL", str(tiny_model_folder))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_folder_with_tiny_model")
 
 
 @pytest.fixture

@@ -29,10 +29,7 @@ WriteWav = Callable[..., Path]
 AUDIOTAG = (sys.executable, "-m", "audiotag")
 
 
-@pytest.fixture(autouse=True)
-def _tiny_model(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AUDIOTAG_MODEL", str(tiny_model_folder))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_folder_with_tiny_model")
 
 
 @pytest.fixture

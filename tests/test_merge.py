@@ -24,10 +24,7 @@ COUNT = 3
 ODD_NAMES = (b"a.wav", b"new\nline.wav", b'quo"te.wav', b"com,ma.wav", b"ta\tb.wav", b"not utf-8 \xff.wav", b"z/a.wav")
 
 
-@pytest.fixture(autouse=True)
-def _tiny_model(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AUDIOTAG_MODEL", str(tiny_model_folder))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_folder_with_tiny_model")
 
 
 @pytest.fixture

@@ -21,12 +21,6 @@ WriteWav = Callable[..., Path]
 PLUCKED = "Musical instrument, plucked"
 
 
-@pytest.fixture
-def _tiny_model(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AUDIOTAG_MODEL", str(tiny_model_folder))
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["t.json", "t.csv", "t"])
 def test_what_is_written_is_read_again(tmp_path: Path, name: str) -> None:
     thresholds = {PLUCKED: 0.25, 'a "quoted" näme': 1.0, "Dog": 0.123457}
@@ -97,7 +91,7 @@ def test_an_option_out_of_range_is_refused_in_python_too() -> None:
         TagOptions(thresholds={"Dog": 2})
 
 
-@pytest.mark.usefixtures("_tiny_model")
+@pytest.mark.usefixtures("in_folder_with_tiny_model")
 def test_a_label_s_own_threshold_counts_before_threshold_and_the_model_s(
     run_audiotag: RunAudiotag, write_wav: WriteWav, tmp_path: Path
 ) -> None:
@@ -113,7 +107,7 @@ def test_a_label_s_own_threshold_counts_before_threshold_and_the_model_s(
     assert labels_shown("--thresholds", "t.json", "-t", "1") == ["Dog"]
 
 
-@pytest.mark.usefixtures("_tiny_model")
+@pytest.mark.usefixtures("in_folder_with_tiny_model")
 @pytest.mark.parametrize("command", ["predict", "batch"])
 @pytest.mark.parametrize(
     ("content", "complaint"),
@@ -134,7 +128,7 @@ def test_a_wrong_file_is_one_usage_line(
     assert (ran.code, ran.stdout, ran.stderr) == (2, "", f"audiotag: error: {complaint}\n")
 
 
-@pytest.mark.usefixtures("_tiny_model")
+@pytest.mark.usefixtures("in_folder_with_tiny_model")
 def test_a_resumed_run_must_have_the_same_thresholds_and_its_results_say_them(
     run_audiotag: RunAudiotag, write_wav: WriteWav, tmp_path: Path
 ) -> None:

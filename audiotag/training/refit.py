@@ -14,14 +14,15 @@ from typing import Any
 
 from audiotag.config import ModelConfig
 from audiotag.errors import DataError
+from audiotag.export import write_weights
 from audiotag.model_folder import open_model_folder
-from audiotag.training.batches import load, split
-from audiotag.training.calibration import fold_into_head
+from audiotag.training.batches import Data, load, split
+from audiotag.training.calibration import fit_platt, fold_into_head
 from audiotag.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, load_checkpoint, recipe_of, work_folder
 from audiotag.training.credits import write_credits
 from audiotag.training.dataset import LabelledClip, choose_labels, label_matrix, read_dataset
 from audiotag.training.figures import measure_negatives
-from audiotag.training.finish import calibration, fused_checkpoint, load_clean, provenance, write_weights
+from audiotag.training.finish import fused_checkpoint, provenance, ranges_data
 from audiotag.training.recipe import model_config
 from audiotag.training.trainer import Progress, Trainer
 from audiotag.training.validation import window_logits
@@ -65,7 +66,7 @@ def refit(
     trainer.start_from(load_checkpoint(work_folder(source) / BEST_CHECKPOINT)["network"])
     trainer.run(resume=resume)
     made = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
-    return _finish(source, out, data, clips, measured, made, cache=cache or work)
+    return _finish(source, out, data, clips, everything, measured, made)
 
 
 def _measured(source: Path) -> ModelConfig:
@@ -90,21 +91,19 @@ def _finish(
     out: Path,
     data: Path,
     clips: tuple[LabelledClip, ...],
+    everything: Data,
     measured: ModelConfig,
     refit: dict[str, Any],
-    *,
-    cache: Path,
 ) -> ModelConfig:
     """Calibrates the new weights as the measured ones were, on clips that those had not learnt from."""
     recipe = recipe_of(measured.provenance["recipe"])
     model = model_config(measured.labels, recipe)
     before, step = fused_checkpoint(work_folder(source) / BEST_CHECKPOINT, model)
     fused, _ = fused_checkpoint(work_folder(out) / LAST_CHECKPOINT, model)
-    everything = load_clean(clips, model, recipe, cache=cache)
     _, held_out = split(everything, recipe.fold)
     prevalence = label_matrix(clips, model.labels).mean(axis=0)
-    platt, _ = calibration(window_logits(before, held_out.log_mels, model), held_out, prevalence=prevalence)
-    fold_into_head(fused, platt)
-    write_weights(out, fused, model, everything, seed=recipe.seed)
+    scored = window_logits(before, held_out.log_mels, model)
+    fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
+    write_weights(out, fused, model, ranges_data(everything, model, recipe.seed))
     made = {**provenance(data, recipe, clips, write_credits(out, clips), step), "refit": refit}
     return measure_negatives(out, replace(measured, provenance=made))

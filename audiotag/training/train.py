@@ -46,4 +46,6 @@ def train(
     work.mkdir(parents=True, exist_ok=True)
     learning, held_out = split(load(clips, model, config, cache=cache or work, on_clip=on_clip), config.fold)
     Trainer(model, config, learning, held_out, work, on_progress).run(resume=resume)
-    return finish(out, data=data, config=config, cache=cache, license=license)
+    return finish(
+        out, data=data, clips=clips, learning=learning, held_out=held_out, model=model, config=config, license=license
+    )  # fmt: skip
