@@ -24,8 +24,8 @@ PROBLEM_TYPE_OF: dict[Activation, str] = {
 
 # int8 is taken by itself where the model's card says that it costs at most this many points of mAP (0 to 100).
 MAX_INT8_MAP_LOSS = 0.5
-# And where it is faster: with ONNX Runtime 1.31 on 2 cores with AVX-512 VNNI it is 0.8 times as fast as float32 for a
-# network of 0.06 GMAC a window, 1.05 times for 0.10, 1.4 times for 0.23 and 1.7 times or more for 0.40.
+# And where it is clearly faster: with ONNX Runtime 1.31 on 2 cores with AVX-512 VNNI it is 0.8 times as fast as float32
+# for a network of 0.03 GMAC a window, 1.1 times for 0.06, 1.5 times for 0.10, 1.8 times for 0.23 and 2.2 for 0.40.
 LEAST_INT8_GMACS = 0.1
 
 
@@ -258,6 +258,7 @@ class TrainConfig:
     learning_rate: float = 3e-3  # peak, AdamW
     weight_decay: float = 0.05  # on weights of two or more dimensions
     warmup_steps: int = 300  # linear; a cosine falls to 0 after it
+    restart_step: int = 0  # where a second cosine begins, from half the peak; 0: there is none
     mixup_probability: float = 0.4  # share of windows that get a second clip and its labels
     damage_probability: float = 0.4  # share of clips that went through a codec, a telephone, a room or another speed
     negatives: float = 0.08  # share of windows that hold only synthetic noise, tones or silence

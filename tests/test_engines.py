@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import TINY_CONFIG, tone
 
 from audiotag.config import FrontEndConfig, NetworkConfig
 from audiotag.engines import FloatArray
-from audiotag.engines.onnx import FILE_OF_PRECISION, GMACS_OF_CALL, OnnxEngine
+from audiotag.engines.onnx import FILE_OF_PRECISION, GMACS_OF_CALL, OnnxEngine, open_session
 from audiotag.errors import EngineError, ModelError
 from audiotag.model_folder import open_model_folder
 
@@ -94,6 +95,14 @@ def test_the_embedded_model_s_logits_are_the_same_to_the_last_bit_in_every_batch
     with ThreadPoolExecutor(2) as executor:
         alone = np.concatenate(list(executor.map(engine, np.split(log_mels, len(log_mels)))))
     np.testing.assert_array_equal(engine(log_mels), alone)
+
+
+def test_in_int8_the_pool_behind_the_stem_stays_float32_for_which_it_has_a_fast_kernel(tmp_path: Path) -> None:
+    open_session(EMBEDDED / "onnx/model_int8.onnx", tmp_path / "optimised.onnx")
+    graph = onnx.load(tmp_path / "optimised.onnx").graph
+    (pool,) = (node for node in graph.node if node.op_type == "MaxPool")
+    users = {node.op_type for node in graph.node if pool.output[0] in node.input}
+    assert users <= {"QuantizeLinear", "ReorderOutput"}, "what it gives is float32"
 
 
 def test_a_file_that_is_no_graph_is_a_model_error(tmp_path: Path) -> None:
