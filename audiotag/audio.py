@@ -48,6 +48,8 @@ BLOCK_FRAMES = 65536
 READ_FRAMES = 2048
 # Seconds that the last page of an Ogg stream may hold: 64 KiB at 16 kbit/s, with some to spare.
 MAX_PAGE_SECONDS = 40
+# Frames that FFmpeg decodes in one call of a file that is read from its beginning.
+PIECE_FRAMES = 16 * 1152
 # Frames of the longest packet of a lossy codec (HE-AAC, MP3 with its decoder's delay), and so of padding at the end.
 MAX_PACKET_FRAMES = 2304
 # What a header may claim before it is refused; ultrasound recorders reach 500 kHz, microphone arrays 256 channels.
@@ -709,7 +711,10 @@ def _frames_per_block(n_channels: int) -> int:
 
 
 class _AvDecoder:
-    """FFmpeg, through av: one packet after the other, in this thread."""
+    """FFmpeg, through av, in this thread: in large pieces from the beginning of a file, else packet after packet.
+
+    Both give the same frames. Only packets tell what is damaged, and only they can be sought.
+    """
 
     def __init__(self, file: BinaryIO, *, seekable: bool, owned: bool) -> None:
         self._file = file
@@ -722,6 +727,8 @@ class _AvDecoder:
         except BaseException:
             self._container.close()
             raise
+        self._pieces = self._find_pieces()
+        self._piece: av.AudioFrame | None = None  # the next one
 
     def _open(self) -> None:
         """(Re)opens the container and decodes its first frame."""
@@ -800,7 +807,42 @@ class _AvDecoder:
             return None
         return round(duration * time_base * sample_rate) if duration > 0 else None
 
+    def _find_pieces(self) -> Iterator[av.AudioFrame] | None:
+        """The frames from the beginning on, in pieces, if a named file tells how many there are: MP3 and MP4 audio."""
+        path = getattr(self._file, "name", None)
+        is_known = self._seekable and isinstance(path, str) and self.info.n_frames is not None
+        # Beside a video much would be read for a piece.
+        has_video = any(stream.type == "video" for stream in self._container.streams) and self.info.container != "mp3"
+        if not is_known or has_video:
+            return None
+        return _frames_in_pieces(os.path.abspath(str(path)), self.info.container.split(",")[0], self._stream.index)
+
     def read(self) -> FloatArray:
+        return self._read_packets() if self._pieces is None else self._read_piece(self._pieces)
+
+    def _read_piece(self, pieces: Iterator[av.AudioFrame]) -> FloatArray:
+        piece, self._piece = self._piece or next(pieces, None), next(pieces, None)
+        if piece is None:
+            self._pieces = None
+            return self._read_rest(self.position)
+        samples = _to_float(piece)
+        samples = self._without_padding(samples) if self._piece is None else samples
+        self.position += samples.shape[1]
+        return samples.T
+
+    def _read_rest(self, n_given: int) -> FloatArray:
+        """What packets give beyond the first frames, from which they note what is damaged."""
+        if n_given >= (self.info.n_frames or 0):
+            self._next = None
+            return self._read_packets()
+        self.position = 0
+        while self.position < n_given and self._next is not None:
+            block = self._read_packets()
+            if self.position > n_given:
+                return block[n_given - self.position :]
+        return self._read_packets()
+
+    def _read_packets(self) -> FloatArray:
         pieces = [np.zeros((self.info.n_channels, 0), dtype=np.float32)]
         end = self.position + _frames_per_block(self.info.n_channels)
         while self._next is not None and self.position < end:
@@ -819,14 +861,19 @@ class _AvDecoder:
             return np.zeros((self.info.n_channels, 0), dtype=np.float32)
         self._next = next(self._frames, None)
         samples = _to_float(frame)
-        if self._next is None and self.info.n_frames is not None:
-            return samples[:, : max(0, self.info.n_frames - self.position)]
-        return samples
+        return self._without_padding(samples) if self._next is None else samples
+
+    def _without_padding(self, samples: FloatArray) -> FloatArray:
+        """The last samples of a source up to the end that its header tells, if that is about right."""
+        excess = self.position + samples.shape[1] - (self.info.n_frames or math.inf)
+        return samples[:, : -int(excess)] if 0 < excess <= MAX_PACKET_FRAMES else samples
 
     def seek(self, frame: int, *, exactly: bool) -> None:
         lead = round(CODEC_LEAD * self.info.sample_rate)
         if frame == self.position:
             return
+        if self._pieces is not None:  # packets have not been read yet
+            self._pieces, self.position = None, 0
         if self._can_jump(exactly) and frame > lead and not 0 <= frame - self.position <= lead:
             self._jump(frame - lead)
         if self.position > frame:
@@ -875,6 +922,26 @@ class _AvDecoder:
         self._container.close()
         if self._owned:
             self._file.close()
+
+
+def _frames_in_pieces(path: str, container: str, stream: int) -> Iterator[av.AudioFrame]:
+    """A file's frames, many packets at a time; they end at the first error, or where FFmpeg cannot read on.
+
+    A call for every packet costs Python as much as the decoding, and holds up the other threads
+    (https://ffmpeg.org/ffmpeg-filters.html#amovie).
+    """
+    try:
+        graph = av.filter.Graph()
+        movie = graph.add("amovie", filename=f"file:{path}", format_name=container, stream_index=str(stream))
+        pieces = graph.add("asetnsamples", nb_out_samples=str(PIECE_FRAMES), pad="0")
+        sink = graph.add("abuffersink")
+        movie.link_to(pieces)
+        pieces.link_to(sink)
+        graph.configure()
+        while True:
+            yield cast("av.AudioFrame", sink.pull())
+    except _AV_ERRORS as error:  # also the end
+        logger.debug("%s: no more pieces: %s", path, error)
 
 
 def _open_nothing(*_: object) -> NoReturn:

@@ -21,7 +21,7 @@ import pytest
 import soundfile
 from conftest import chirp, noise, silence, stereo, tone
 from sounds import CONTAINERS, LOSSLESS, SOUNDFILE_FORMATS, wav_bytes, write_amr, write_audio
-from test_fuzz import repair_ogg
+from test_fuzz import mutate, repair_ogg
 
 import audiotag.audio
 from audiotag.audio import AudioError, open_audio, probe, read_audio, read_excerpts
@@ -133,6 +133,47 @@ def test_mp3_without_xing_header_is_read_to_its_end(tmp_path: Path) -> None:
         for piece in (*av.AudioResampler("fltp", "mono", rate, frame_size=1152).resample(frame), None):
             container.mux(stream.encode(piece))
     assert len(read_audio(path).samples) / rate == pytest.approx(10, abs=0.1)
+
+
+# Beyond this a lying header takes more of the end with it: packets are known one by one, pieces are not.
+LONGEST_PACKET = 2304  # frames
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".m4a"])
+@pytest.mark.parametrize("name", ["clip", "it's [a]=b,c; d:e\\ 100%", "http:クリップ"])
+def test_what_is_decoded_in_pieces_is_what_its_packets_give(
+    suffix: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = stereo(chirp(seconds=3, sample_rate=44100), noise(seconds=3, sample_rate=44100))
+    path = write_audio(tmp_path / f"clip{suffix}", samples, 44100).rename(tmp_path / f"{name}{suffix}")
+    by_packets = samples_of(io.BytesIO(path.read_bytes()), channels="each")
+    monkeypatch.delattr("audiotag.audio._AvDecoder._read_frame")
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(samples_of(path.name, channels="each"), by_packets)
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".m4a"])
+def test_damaged_files_give_the_same_samples_and_warnings_in_pieces_and_in_packets(suffix: str, tmp_path: Path) -> None:
+    def read(source: Any) -> tuple[FloatArray | None, str | None]:
+        try:
+            with open_audio(source, sample_rate=None) as stream:
+                return np.concatenate([np.zeros((1, 0), dtype=np.float32), *stream], axis=1), stream.warning
+        except AudioError as error:
+            return None, str(error)
+
+    path = write_audio(tmp_path / f"clip{suffix}", chirp(seconds=1, sample_rate=8000), 8000)
+    content, n_warnings = path.read_bytes(), 0
+    for seed in range(120):
+        mutant = mutate(content, seed=seed)
+        path.write_bytes(mutant)
+        (in_pieces, warning), (by_packets, expected) = read(path), read(io.BytesIO(mutant))
+        n_warnings += warning is not None and in_pieces is not None
+        assert (warning, in_pieces is None) == (expected, by_packets is None), seed
+        if in_pieces is not None and by_packets is not None:
+            assert abs(in_pieces.shape[1] - by_packets.shape[1]) <= LONGEST_PACKET, seed
+            n_common = min(in_pieces.shape[1], by_packets.shape[1])
+            np.testing.assert_array_equal(in_pieces[:, :n_common], by_packets[:, :n_common], err_msg=str(seed))
+    assert n_warnings or suffix == ".m4a", "some are damaged behind their header"
 
 
 @pytest.mark.parametrize("suffix", [".ogg", ".opus"])

@@ -25,7 +25,7 @@ from audiotag.training.evaluate import evaluate
 from audiotag.training.recipe import model_config
 from audiotag.training.refit import refit
 from audiotag.training.train import train
-from audiotag.training.trainer import Progress, Trainer
+from audiotag.training.trainer import Progress, Trainer, learning_rate
 
 RECIPE = TrainConfig(
     width=4, depths=(1, 1, 1, 1), steps=90, batch_size=12, validate_every=30, warmup_steps=5, learning_rate=5e-3,
@@ -165,6 +165,19 @@ def test_what_cannot_be_trained_is_refused_before_any_clip_is_read(data: Path, t
     )  # fmt: skip
     assert run.returncode == 1
     assert "file: is a file, but a model is a folder" in run.stderr
+
+
+def test_the_learning_rate_falls_to_nothing_and_after_a_restart_once_more_from_half_its_peak() -> None:
+    recipe = replace(RECIPE, steps=100, restart_step=60, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate(step, recipe) for step in range(100)]
+    once = [learning_rate(step, replace(recipe, steps=60, restart_step=0)) for step in range(60)]
+    assert rates[:60] == once
+    assert np.argmax(rates) == 10
+    assert max(rates) == 1
+    assert np.argmax(rates[60:]) == 10
+    assert max(rates[60:]) == 0.5
+    assert max(rates[59], rates[99]) < 0.01
+    assert [learning_rate(step, replace(recipe, steps=60)) for step in range(60)] == once, "none where no step is left"
 
 
 def test_early_stopping_ends_when_validation_gets_no_better(data: Path, tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Windows in a step.", min=2)] = RECIPE.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = RECIPE.learning_rate,
     warmup_steps: Annotated[int, typer.Option(help="Steps of linear warm-up.", min=1)] = RECIPE.warmup_steps,
+    restart_step: Annotated[
+        int, typer.Option(help="Step at which the learning rate rises again, to half its peak; 0 for never.", min=0)
+    ] = RECIPE.restart_step,
     mixup_probability: Annotated[
         float, typer.Option(help="Share of windows with a second clip mixed in.")
     ] = RECIPE.mixup_probability,

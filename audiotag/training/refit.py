@@ -58,7 +58,7 @@ def refit(
     work.mkdir(parents=True, exist_ok=True)
     recipe = replace(
         recipe_of(measured.provenance["recipe"]), fold=NO_FOLD, patience=0, steps=steps, learning_rate=learning_rate,
-        warmup_steps=WARMUP_STEPS,
+        warmup_steps=WARMUP_STEPS, restart_step=0,
     )  # fmt: skip
     model = model_config(measured.labels, recipe)
     everything = load(clips, model, recipe, cache=cache or work, on_clip=on_clip)

@@ -110,7 +110,7 @@ class Trainer:
                 return
 
     def _learn(self, log_mels: FloatArray, targets: FloatArray) -> float:
-        rate = _learning_rate(self.step, self.config)
+        rate = learning_rate(self.step, self.config)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
@@ -209,8 +209,15 @@ def _optimiser(network: AudioRepInceptionNeXt, config: TrainConfig) -> torch.opt
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
-def _learning_rate(step: int, config: TrainConfig) -> float:
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """A cosine after a linear warm-up, once or twice (Loshchilov, Hutter, "SGDR", 2017)."""
+    begin, end, peak = 0, config.steps, config.learning_rate
+    if 0 < config.restart_step < config.steps:
+        if step < config.restart_step:
+            end = config.restart_step
+        else:
+            begin, peak = config.restart_step, config.learning_rate / 2
+    if step - begin < config.warmup_steps:
+        return peak * (step - begin + 1) / config.warmup_steps
+    share = (step - begin - config.warmup_steps) / max(1, end - begin - config.warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
