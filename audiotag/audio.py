@@ -808,14 +808,12 @@ class _AvDecoder:
         return round(duration * time_base * sample_rate) if duration > 0 else None
 
     def _find_pieces(self) -> Iterator[av.AudioFrame] | None:
-        """The frames from the beginning on, in pieces, if a named file tells how many there are: MP3 and MP4 audio."""
-        path = getattr(self._file, "name", None)
-        is_known = self._seekable and isinstance(path, str) and self.info.n_frames is not None
+        """The frames from the beginning on, in pieces, if a file on disk tells how many: MP3 and MP4 audio."""
+        container = self.info.container.split(",")[0]
+        path = _path_of(self._file) if self._seekable and self.info.n_frames is not None else None
         # Beside a video much would be read for a piece.
-        has_video = any(stream.type == "video" for stream in self._container.streams) and self.info.container != "mp3"
-        if not is_known or has_video:
-            return None
-        return _frames_in_pieces(os.path.abspath(str(path)), self.info.container.split(",")[0], self._stream.index)
+        has_video = container != "mp3" and any(stream.type == "video" for stream in self._container.streams)
+        return None if path is None or has_video else _frames_in_pieces(path, container, self._stream.index)
 
     def read(self) -> FloatArray:
         return self._read_packets() if self._pieces is None else self._read_piece(self._pieces)
@@ -919,9 +917,21 @@ class _AvDecoder:
         self._open()
 
     def close(self) -> None:
+        self._pieces = self._piece = None
         self._container.close()
         if self._owned:
             self._file.close()
+
+
+def _path_of(file: BinaryIO) -> str | None:
+    """A path that leads to an open file; None where there is none, as in an archive, or where it was replaced."""
+    name = file.name if isinstance(file, io.FileIO) else None
+    if not isinstance(name, str):
+        return None
+    try:
+        return os.path.abspath(name) if os.path.samestat(os.stat(name), os.fstat(file.fileno())) else None
+    except OSError:
+        return None
 
 
 def _frames_in_pieces(path: str, container: str, stream: int) -> Iterator[av.AudioFrame]:

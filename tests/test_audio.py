@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,20 @@ def test_what_is_decoded_in_pieces_is_what_its_packets_give(
     monkeypatch.delattr("audiotag.audio._AvDecoder._read_frame")
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(samples_of(path.name, channels="each"), by_packets)
+
+
+def test_a_file_is_read_itself_and_not_another_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_audio(tmp_path / "clip.mp3", chirp(sample_rate=RATE), RATE)
+    expected = read_audio(path).samples
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
+        archive.write(path, "clip.mp3")
+    with path.open("rb", buffering=0) as opened:
+        path.unlink()
+        write_audio(path, silence(sample_rate=RATE), RATE)
+        np.testing.assert_array_equal(samples_of(opened)[0], expected)
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("clips.zip") as archive, archive.open("clip.mp3") as opened:
+        np.testing.assert_array_equal(samples_of(opened)[0], expected)
 
 
 @pytest.mark.parametrize("suffix", [".mp3", ".m4a"])

@@ -172,9 +172,9 @@ def test_the_learning_rate_falls_to_nothing_and_after_a_restart_once_more_from_h
     rates = [learning_rate(step, recipe) for step in range(100)]
     once = [learning_rate(step, replace(recipe, steps=60, restart_step=0)) for step in range(60)]
     assert rates[:60] == once
-    assert np.argmax(rates) == 10
+    assert np.argmax(rates) == 9
     assert max(rates) == 1
-    assert np.argmax(rates[60:]) == 10
+    assert np.argmax(rates[60:]) == 9
     assert max(rates[60:]) == 0.5
     assert max(rates[59], rates[99]) < 0.01
     assert [learning_rate(step, replace(recipe, steps=60)) for step in range(60)] == once, "none where no step is left"
