@@ -1,4 +1,6 @@
-"""The model card: a model folder's README.md, made from its configuration alone. No figure is typed by hand.
+"""The model card: a model folder's README.md, made from its configuration. No figure is typed by hand.
+
+What its makers have to add stands in `NOTES.md` beside it, and ends the card.
 
 The front matter is what the Hugging Face Hub reads (https://huggingface.co/docs/hub/model-cards).
 """
@@ -12,16 +14,19 @@ from typing import Any
 from audiotag.config import ModelConfig
 
 CARD = "README.md"
+NOTES = "NOTES.md"
 
 
 def write_model_card(folder: Path, config: ModelConfig) -> None:
     """Writes `README.md` into a model folder, whole or not at all."""
     partial = folder / (CARD + ".partial")
-    partial.write_text(model_card(config, has_credits=(folder / "CREDITS.csv").exists()), encoding="utf-8")
+    notes = (folder / NOTES).read_text(encoding="utf-8") if (folder / NOTES).exists() else ""
+    card = model_card(config, has_credits=(folder / "CREDITS.csv").exists(), notes=notes)
+    partial.write_text(card, encoding="utf-8")
     partial.replace(folder / CARD)
 
 
-def model_card(config: ModelConfig, *, has_credits: bool = False) -> str:
+def model_card(config: ModelConfig, *, has_credits: bool = False, notes: str = "") -> str:
     """The text of the card."""
     parts = [_front_matter(config), _introduction(config)]
     if "fp32" in config.metrics:
@@ -30,6 +35,8 @@ def model_card(config: ModelConfig, *, has_credits: bool = False) -> str:
         parts.append(_labels_listed(config))
     if config.provenance:
         parts.append(_provenance(config, has_credits=has_credits))
+    if notes:
+        parts.append(notes)
     return "\n".join(parts)
 
 

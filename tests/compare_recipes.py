@@ -1,33 +1,38 @@
-"""Trains variants of the recipe on one small budget and prints how they compare; not a test.
+"""Trains variants of the recipe on one small budget and tells how they compare; not a test.
 
-    python tests/compare_recipes.py ../shared/data/manifest.csv --out runs --steps 600
+    python tests/compare_recipes.py ../shared/data/manifest.csv --out runs --steps 400 --batch-size 32
 
 One table compares members of the family (widths, mel bands, windows), one the kernels of the multi-branch block, and
 one takes parts of the recipe away. Each variant is trained alike: same clips, folds, steps, batches and seed. Variants
-that are finished are not trained again, so the script can be stopped and run once more.
+that are finished are not trained again, so the script can be stopped and run once more. The tables also go into the
+notes of the embedded model, which end its card.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+from pages import write_between_markers
 
-from audiotag.config import ModelConfig, TrainConfig
+from audiotag.benchmark import engine_seconds
+from audiotag.config import TrainConfig
 from audiotag.engines.onnx import OnnxEngine
+from audiotag.model_folder import ONNX, ModelFolder, open_model_folder
+from audiotag.options import core_count
 from audiotag.training import batches
-from audiotag.training.checkpoint import work_folder
+from audiotag.training.checkpoint import LAST_CHECKPOINT, work_folder
 from audiotag.training.train import train
 
-SECONDS_OF_TIMING = 2.0
+NOTES = Path(__file__).parents[1] / "weights" / "default" / "NOTES.md"
+ROUNDS_OF_TIMING = 7
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,9 @@ TABLES = {
         Variant("width 24, 64 bands, 2.5 s"),
         Variant("width 16, 64 bands, 2.5 s", {"width": 16}),
         Variant("width 32, 64 bands, 2.5 s", {"width": 32}),
-        Variant("width 24, 96 bands, 2.5 s", {"n_mels": 96}),
         Variant("width 24, 64 bands, 1.0 s", {"n_frames": 64}),
         Variant("width 24, 64 bands, 5.1 s", {"n_frames": 320}),
+        Variant("width 24, 96 bands, 2.5 s", {"n_mels": 96}),
     ),
     "Kernels of the block": (
         Variant("21, 11 and 3"),
@@ -78,31 +83,36 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=TrainConfig.batch_size)
     parser.add_argument("--fold", default=TrainConfig.fold)
+    parser.add_argument("--page", type=Path, default=NOTES, help="where the markers are")
     arguments = parser.parse_args()
     budget = TrainConfig(
         steps=arguments.steps, validate_every=arguments.steps, batch_size=arguments.batch_size, fold=arguments.fold,
         warmup_steps=min(TrainConfig.warmup_steps, arguments.steps // 4),
     )  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
+    cache, lines = arguments.cache or arguments.out / "cache", [_conditions(budget)]
     for title, variants in TABLES.items():
-        rows = [
-            _measured(variant, budget, arguments.manifest, arguments.out, arguments.cache or arguments.out / "cache")
-            for variant in variants
-        ]
-        print(f"\n**{title}**\n\n{table(variants, rows)}", flush=True)
+        folders = [_trained(variant, budget, arguments.manifest, arguments.out, cache) for variant in variants]
+        lines += ["", f"**{title}**", "", *table(variants, folders)]
+    write_between_markers(arguments.page, Path(__file__).name, lines)
+    print("\n".join(lines))
 
 
-def _measured(variant: Variant, budget: TrainConfig, manifest: Path, out: Path, cache: Path) -> dict[str, float]:
+def _conditions(budget: TrainConfig) -> str:
+    return (
+        f"Each was trained for {budget.steps} steps of {budget.batch_size} windows, fold {budget.fold} held out, seed "
+        f"{budget.seed}; {date.today().isoformat()}, {core_count()} cores."
+    )
+
+
+def _trained(variant: Variant, budget: TrainConfig, manifest: Path, out: Path, cache: Path) -> ModelFolder:
     config = replace(budget, **variant.changes)
     name = f"{'-'.join(f'{key}={value}' for key, value in variant.changes.items()) or 'recipe'}{variant.without}"
     folder = out / name.replace(" ", "")
-    figures = folder / "measured.json"
-    if not figures.exists():
+    if not (folder / "config.json").exists():
         with taken_out(variant.without):
-            model = train(manifest, folder, config=config, cache=cache, resume=work_folder(folder).exists())
-        figures.write_text(json.dumps(_figures(folder, model)))
-    measured: dict[str, float] = json.loads(figures.read_text())
-    return measured
+            train(manifest, folder, config=config, cache=cache, resume=(work_folder(folder) / LAST_CHECKPOINT).exists())
+    return open_model_folder(folder)
 
 
 @contextmanager
@@ -115,41 +125,28 @@ def taken_out(part: str) -> Iterator[None]:
         yield
 
 
-def _figures(folder: Path, model: ModelConfig) -> dict[str, float]:
-    seconds = model.window.n_samples / model.frontend.sample_rate
-    return {
-        "fp32": model.metrics["fp32"]["macro_map"],
-        "int8": model.metrics["int8"]["macro_map"],
-        "top1": model.metrics["fp32"]["top1"],
-        "milliseconds": 1e3 * _seconds_per_window(folder, model) / seconds,
-        "megabytes": (folder / "onnx/model.onnx").stat().st_size / 1e6,
-    }
+def _milliseconds(folders: Sequence[ModelFolder]) -> list[float]:
+    """Of a network for a second of audio on one thread, float32: medians over rounds, in which each has its turn."""
+    engines = [OnnxEngine(each.file(ONNX), each.config, precision="fp32", threads=1) for each in folders]
+    rounds = [
+        [engine_seconds(engine, each.config, engine.batch_size) for engine, each in zip(engines, folders, strict=True)]
+        for _ in range(ROUNDS_OF_TIMING)
+    ]
+    of_window = 1e3 * np.median(rounds, axis=0)
+    return [time / each.config.window_seconds for time, each in zip(of_window, folders, strict=True)]
 
 
-def _seconds_per_window(folder: Path, model: ModelConfig) -> float:
-    """Median on one thread, float32, eight windows a call."""
-    engine = OnnxEngine(folder / "onnx/model.onnx", model, precision="fp32", threads=1)
-    log_mels = np.zeros((8, 1, model.window.n_frames, model.frontend.n_mels), dtype=np.float32)
-    took, end = [], time.monotonic() + SECONDS_OF_TIMING
-    while time.monotonic() < end:
-        begun = time.monotonic()
-        engine(log_mels)
-        took.append(time.monotonic() - begun)
-    return float(np.median(took)) / len(log_mels)
-
-
-def table(variants: tuple[Variant, ...], rows: list[dict[str, float]]) -> str:
+def table(variants: Sequence[Variant], folders: Sequence[ModelFolder]) -> list[str]:
     """Markdown, one row for each variant."""
-    lines = [
-        "| variant | macro mAP | int8 | top-1 | network, ms per s of audio, one core | ONNX, MB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {variant.name} | {row['fp32']:.3f} | {row['int8']:.3f} | {row['top1']:.3f} | {row['milliseconds']:.2f} "
-        f"| {row['megabytes']:.1f} |"
-        for variant, row in zip(variants, rows, strict=True)
-    ]
-    return "\n".join(lines)
+    heading = "| variant | macro mAP | int8 | top-1 | network, ms per s of audio, one core | ONNX, MB |"
+    rows = []
+    for variant, folder, milliseconds in zip(variants, folders, _milliseconds(folders), strict=True):
+        exact, rounded = folder.config.metrics["fp32"], folder.config.metrics["int8"]
+        rows.append(
+            f"| {variant.name} | {exact['macro_map']:.3f} | {rounded['macro_map']:.3f} | {exact['top1']:.3f} "
+            f"| {milliseconds:.2f} | {folder.file(ONNX).stat().st_size / 1e6:.1f} |"
+        )
+    return [heading, "| --- | ---: | ---: | ---: | ---: | ---: |", *rows]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from conftest import TINY_CONFIG, siren, tone
 from pages import END, begin_of, between_markers
 
 from audiotag.config import ModelConfig
-from audiotag.model_card import figures_table, model_card
+from audiotag.model_card import figures_table, model_card, write_model_card
 from audiotag.model_folder import open_model_folder
 from audiotag.training.dataset import LabelledClip, read_dataset
 from audiotag.training.figures import LEAST_DEFAULT_THRESHOLD, MOST_DEFAULT_THRESHOLD, Subset, default_thresholds
@@ -155,8 +155,16 @@ def test_the_pages_and_the_card_tell_what_the_embedded_model_s_configuration_hol
     for page in measure_model.PAGES:
         text = page.read_text(encoding="utf-8")
         assert measure_model.with_figures(text, config) == text
-    card = (measure_model.EMBEDDED / "README.md").read_text(encoding="utf-8")
-    assert card == model_card(config, has_credits=True)
+    card, notes = ((measure_model.EMBEDDED / name).read_text(encoding="utf-8") for name in ("README.md", "NOTES.md"))
+    assert card == model_card(config, has_credits=True, notes=notes)
+
+
+def test_what_the_makers_note_ends_the_card(tiny_config: ModelConfig, tmp_path: Path) -> None:
+    write_model_card(tmp_path, tiny_config)
+    alone = (tmp_path / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "NOTES.md").write_text("## Why\n\nBecause.\n", encoding="utf-8")
+    write_model_card(tmp_path, tiny_config)
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == alone + "\n## Why\n\nBecause.\n"
 
 
 def test_the_script_measures_the_fold_that_was_held_out(
