@@ -49,7 +49,7 @@ READ_FRAMES = 2048
 # Seconds that the last page of an Ogg stream may hold: 64 KiB at 16 kbit/s, with some to spare.
 MAX_PAGE_SECONDS = 40
 # Frames that FFmpeg decodes in one call of a file that is read from its beginning.
-PIECE_FRAMES = 16 * 1152
+PIECE_FRAMES = 32 * 1152
 # Frames of the longest packet of a lossy codec (HE-AAC, MP3 with its decoder's delay), and so of padding at the end.
 MAX_PACKET_FRAMES = 2304
 # What a header may claim before it is refused; ultrasound recorders reach 500 kHz, microphone arrays 256 channels.
@@ -942,6 +942,7 @@ def _frames_in_pieces(path: str, container: str, stream: int) -> Iterator[av.Aud
     """
     try:
         graph = av.filter.Graph()
+        graph.threads = 1
         movie = graph.add("amovie", filename=f"file:{path}", format_name=container, stream_index=str(stream))
         pieces = graph.add("asetnsamples", nb_out_samples=str(PIECE_FRAMES), pad="0")
         sink = graph.add("abuffersink")
