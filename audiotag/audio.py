@@ -822,23 +822,23 @@ class _AvDecoder:
         piece, self._piece = self._piece or next(pieces, None), next(pieces, None)
         if piece is None:
             self._pieces = None
-            return self._read_rest(self.position)
+            return self._read_rest()
         samples = _to_float(piece)
         samples = self._without_padding(samples) if self._piece is None else samples
         self.position += samples.shape[1]
         return samples.T
 
-    def _read_rest(self, n_given: int) -> FloatArray:
-        """What packets give beyond the first frames, from which they note what is damaged."""
+    def _read_rest(self) -> FloatArray:
+        """What packets give beyond the pieces; reading the same once more, they note what is damaged."""
+        n_given = self.position
         if n_given >= (self.info.n_frames or 0):
             self._next = None
             return self._read_packets()
         self.position = 0
-        while self.position < n_given and self._next is not None:
+        block = self._read_packets()
+        while len(block) and self.position <= n_given:
             block = self._read_packets()
-            if self.position > n_given:
-                return block[n_given - self.position :]
-        return self._read_packets()
+        return block[len(block) - (self.position - n_given) :]
 
     def _read_packets(self) -> FloatArray:
         pieces = [np.zeros((self.info.n_channels, 0), dtype=np.float32)]

@@ -211,12 +211,10 @@ def _optimiser(network: AudioRepInceptionNeXt, config: TrainConfig) -> torch.opt
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """A cosine after a linear warm-up, once or twice (Loshchilov, Hutter, "SGDR", 2017)."""
-    begin, end, peak = 0, config.steps, config.learning_rate
-    if 0 < config.restart_step < config.steps:
-        if step < config.restart_step:
-            end = config.restart_step
-        else:
-            begin, peak = config.restart_step, config.learning_rate / 2
+    begin, peak = 0, config.learning_rate
+    end = config.restart_step if 0 < config.restart_step < config.steps else config.steps
+    if end <= step < config.steps:
+        begin, end, peak = end, config.steps, peak / 2
     if step - begin < config.warmup_steps:
         return peak * (step - begin + 1) / config.warmup_steps
     share = (step - begin - config.warmup_steps) / max(1, end - begin - config.warmup_steps)
