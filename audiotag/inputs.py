@@ -127,7 +127,7 @@ def find_inputs(
     if nothing bears its name and it is a glob, all that match are. A path comes once, however often it is named.
 
     Raises:
-        UsageError: the list cannot be read, or stdin is named as a list and as audio.
+        UsageError: a name is empty, the list cannot be read, or stdin is named as a list and as audio.
     """
     choice = _Choice(_Globs(include), _Globs(exclude))
     return _without_repetition(_find(arguments, choice, files_from, null=null))
@@ -135,6 +135,8 @@ def find_inputs(
 
 def _find(arguments: Iterable[str], choice: _Choice, files_from: str | None, *, null: bool) -> Iterator[Found]:
     for argument in arguments:
+        if not argument:
+            raise UsageError("an input's name is empty. Is a variable of the shell not set?")
         if argument == "-":
             if files_from == "-":
                 raise UsageError("stdin cannot be both a list of files and audio. Leave out one of the two -")

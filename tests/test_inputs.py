@@ -273,6 +273,12 @@ def test_a_list_may_name_folders_and_be_long() -> None:
     assert len(found) == 5001
 
 
+def test_a_name_of_nothing_is_refused_and_not_taken_for_this_folder() -> None:
+    Path("a.wav").touch()
+    with pytest.raises(UsageError, match="a variable of the shell not set"):
+        paths("")
+
+
 def test_a_list_that_cannot_be_one_is_refused() -> None:
     Path("binary").write_bytes(bytes(200_000))
     with pytest.raises(UsageError, match="list of files gone: No such file or directory"):
