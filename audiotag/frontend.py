@@ -94,7 +94,7 @@ class LogMel:
         for first in range(0, len(frames), BLOCK_FRAMES):
             block = windowed[: len(frames) - first]
             np.multiply(frames[first : first + BLOCK_FRAMES], self._hann, out=block[:, : len(self._hann)])
-            magnitudes = np.abs(_rfft(block)).astype(np.float32, copy=False)
+            magnitudes = np.abs(_rfft(block).astype(np.complex64, copy=False))
             for of_mels, of_frequencies, weights in self._bands:
                 out = mels[first : first + BLOCK_FRAMES, of_mels]
                 np.matmul(magnitudes[:, of_frequencies], weights, out=out)
