@@ -30,7 +30,7 @@ from audiotag.training.trainer import Progress, Trainer, learning_rate
 RECIPE = TrainConfig(
     width=4, depths=(1, 1, 1, 1), steps=90, batch_size=12, validate_every=30, warmup_steps=5, learning_rate=5e-3,
     min_clips=3, min_groups=1, fold="1", ema_decay=0.9, mixup_probability=0.2, dropout=0.0, label_smoothing=0.0,
-    negatives=0.0, damage_probability=0.2,
+    negatives=0.0, damage_probability=0.2, n_frames=64,
 )  # fmt: skip
 RATE = 16000
 
@@ -117,6 +117,23 @@ def test_a_refit_model_is_not_refitted_again_nor_on_other_data(trained: Path, da
     refit(trained, data, tmp_path / "final", steps=1, learning_rate=1e-4)
     with pytest.raises(DataError, match="all folds already"):
         refit(tmp_path / "final", data, tmp_path / "again", steps=1, learning_rate=1e-4)
+
+
+def test_a_training_that_begins_with_a_model_knows_what_it_knew(trained: Path, data: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, steps=1, learning_rate=1e-9, n_frames=100)  # other windows than the model's
+    model = train(data, tmp_path / "again", config=recipe, start=open_model_folder(trained))
+    assert model.metrics["fp32"]["macro_map"] > 0.95
+
+
+def test_a_network_of_another_shape_is_no_beginning(trained: Path, data: Path, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "audiotag", "train", str(data), "--out", str(tmp_path / "out"), "--from", str(trained),
+         "--min-clips", "3", "--min-groups", "1", "--fold", "1", "--width", "8"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr == (f"audiotag: error: {trained.name}: its width is 4, that of the network to train 8. "
+                          "Make them alike\n")
 
 
 def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(data: Path, tmp_path: Path) -> None:

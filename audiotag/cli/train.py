@@ -12,6 +12,8 @@ from audiotag.cli import options
 from audiotag.cli.status import StatusLine
 from audiotag.config import TrainConfig
 from audiotag.errors import OutputError, UsageError
+from audiotag.hub import resolve_model
+from audiotag.options import EngineOptions
 
 if TYPE_CHECKING:
     from audiotag.training.trainer import Progress
@@ -26,7 +28,7 @@ def train(
     width: Annotated[int, typer.Option(help="Channels of the first stage.", min=1)] = RECIPE.width,
     n_mels: Annotated[int, typer.Option(help="Mel bands of the log-mel.", min=1)] = RECIPE.n_mels,
     n_frames: Annotated[
-        int, typer.Option(help="Frames of a window, 16 ms each; 160 are 2.544 s.", min=2)
+        int, typer.Option(help="Frames of a window, 23.2 ms each; 217 are 5.016 s.", min=2)
     ] = RECIPE.n_frames,
     fold: Annotated[str, typer.Option(help="The fold that is held out for validation.")] = RECIPE.fold,
     min_clips: Annotated[int, typer.Option(help="Clips that a label needs.", min=1)] = RECIPE.min_clips,
@@ -49,6 +51,11 @@ def train(
         int, typer.Option(help="Validations without a better mAP before training stops; 0 for never.", min=0)
     ] = RECIPE.patience,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = RECIPE.seed,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="MODEL",
+                     help="Begin with what a model has learnt: default, a model folder, or a Hub repository."),
+    ] = None,
     cache: options.LogMelCache = None,
     license: Annotated[
         str | None, typer.Option(metavar="SPDX", help="Licence of the weights, for the model card.")
@@ -70,10 +77,11 @@ def train(
     from audiotag.training.train import train as run
 
     options.set_verbosity(quiet=quiet, verbose=False)
+    source = None if start is None else resolve_model(start, engine=EngineOptions(engine="torch"))
     shown = _TrainingLines(quiet=quiet)
     model = run(
-        data, out, config=config, resume=resume, cache=cache, license=license, on_progress=shown.step,
-        on_clip=shown.clip,
+        data, out, config=config, resume=resume, cache=cache, license=license, start=source,
+        on_progress=shown.step, on_clip=shown.clip,
     )  # fmt: skip
     figures = model.metrics["fp32"]
     typer.echo(f"audiotag: {out}: {len(model.labels)} labels, macro mAP {figures['macro_map']:.3f}, "

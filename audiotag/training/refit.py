@@ -63,7 +63,7 @@ def refit(
     model = model_config(measured.labels, recipe)
     everything = load(clips, model, recipe, cache=cache or work, on_clip=on_clip)
     trainer = Trainer(model, recipe, everything, None, work, on_progress)
-    trainer.start_from(load_checkpoint(work_folder(source) / BEST_CHECKPOINT)["network"])
+    trainer.go_on_from(load_checkpoint(work_folder(source) / BEST_CHECKPOINT)["network"])
     trainer.run(resume=resume)
     made = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
     return _finish(source, out, data, clips, everything, measured, made)

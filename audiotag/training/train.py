@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from audiotag.config import ModelConfig, TrainConfig
+from audiotag.model_folder import ModelFolder
 from audiotag.training.batches import check_fold, load, split
 from audiotag.training.checkpoint import work_folder
 from audiotag.training.dataset import choose_labels, read_dataset
 from audiotag.training.finish import finish
 from audiotag.training.recipe import model_config
+from audiotag.training.start import check_start
 from audiotag.training.trainer import Progress, Trainer
 
 
@@ -26,26 +28,33 @@ def train(
     resume: bool = False,
     cache: Path | None = None,
     license: str | None = None,
+    start: ModelFolder | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> ModelConfig:
     """Trains on all folds of `data` but `config.fold`, and writes the model folder `out`.
 
     `license` is the SPDX identifier that the weights are given. Checkpoints are written to `work_folder(out)` at every
-    validation; `resume` goes on from the last one.
+    validation; `resume` goes on from the last one. With `start`, the training begins with what that model has
+    learnt.
 
     Raises:
-        DataError: the data cannot be used, or the held-out fold is empty.
+        DataError: the data cannot be used, the held-out fold is empty, or `start` is a network of another shape.
         CheckpointError: `resume`, but the checkpoint is of another recipe.
     """
     clips = read_dataset(data)
     check_fold(clips, config.fold)
     labels = choose_labels(clips, min_clips=config.min_clips, min_groups=config.min_groups)
     model = model_config(labels, config)
+    if start is not None:
+        check_start(model.network, start)
     work = work_folder(out)
     work.mkdir(parents=True, exist_ok=True)
     learning, held_out = split(load(clips, model, config, cache=cache or work, on_clip=on_clip), config.fold)
-    Trainer(model, config, learning, held_out, work, on_progress).run(resume=resume)
+    trainer = Trainer(model, config, learning, held_out, work, on_progress)
+    if start is not None and not resume:
+        trainer.begin_with(start)
+    trainer.run(resume=resume)
     return finish(
         out, data=data, clips=clips, learning=learning, held_out=held_out, model=model, config=config, license=license
     )  # fmt: skip

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.errors import CheckpointError
+from audiotag.model_folder import ModelFolder
 from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
 from audiotag.training.batches import BatchSource, Data
 from audiotag.training.calibration import pooled_scores
@@ -34,6 +35,7 @@ from audiotag.training.checkpoint import (
 )
 from audiotag.training.matrix_forward import training_logits
 from audiotag.training.metrics import hit_rate, macro_map
+from audiotag.training.start import start_from
 from audiotag.training.validation import window_logits
 
 FloatArray = npt.NDArray[np.float32]
@@ -81,8 +83,14 @@ class Trainer:
         self.batches = BatchSource(learning, model, config)
         self.step, self.best_map, self.best_step = 0, 0.0, 0
 
-    def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Takes the weights of another training instead of random ones."""
+    def begin_with(self, source: ModelFolder) -> None:
+        """Takes what a finished model has learnt instead of random weights; raises what `start_from` does."""
+        log_mels, _ = self.batches.batch(0)
+        start_from(self.network, self.model.labels, source, self._to_device(log_mels))
+        self.averaged.load_state_dict(self.network.state_dict())
+
+    def go_on_from(self, weights: dict[str, Tensor]) -> None:
+        """Takes the weights of another training of the same network."""
         self.network.load_state_dict(weights)
         self.averaged.load_state_dict(weights)
 
