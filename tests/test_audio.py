@@ -148,7 +148,7 @@ def test_what_is_decoded_in_pieces_is_what_its_packets_give(
     samples = stereo(chirp(seconds=3, sample_rate=44100), noise(seconds=3, sample_rate=44100))
     path = write_audio(tmp_path / f"clip{suffix}", samples, 44100).rename(tmp_path / f"{name}{suffix}")
     by_packets = samples_of(io.BytesIO(path.read_bytes()), channels="each")
-    monkeypatch.delattr("audiotag.audio._AvDecoder._read_frame")
+    monkeypatch.delattr("audiotag.audio.ffmpeg.AvDecoder._read_frame")
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(samples_of(path.name, channels="each"), by_packets)
 
@@ -248,7 +248,7 @@ def test_block_size_does_not_change_a_sample(
     path = write_audio(tmp_path / f"clip{suffix}", samples, 48000)
     expected = samples_of(path, sample_rate=sample_rate, start=0.7)
     for block_frames in (17, 1000, 7777) if suffix == ".wav" else (1000, 7777):
-        monkeypatch.setattr(audiotag.audio, "BLOCK_FRAMES", block_frames)
+        monkeypatch.setattr(audiotag.audio.decoder, "BLOCK_FRAMES", block_frames)
         np.testing.assert_array_equal(samples_of(path, sample_rate=sample_rate, start=0.7), expected)
 
 
@@ -365,7 +365,7 @@ def test_streamable_formats_need_no_temporary_file(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a temporary file was made")
 
-    monkeypatch.setattr(audiotag.audio.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(audiotag.audio.opening.tempfile, "TemporaryFile", refuse)
     assert samples_of(Pipe(content)).shape[1] == pytest.approx(48000, abs=2304)
 
 
@@ -437,7 +437,7 @@ def test_start_in_a_stream_drops_what_comes_before(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_needs_seeking_is_not_stored_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audiotag.audio, "MAX_SPOOLED_BYTES", 1 << 20)
+    monkeypatch.setattr(audiotag.audio.opening, "MAX_SPOOLED_BYTES", 1 << 20)
     with pytest.raises(AudioError, match="is not a format that can be streamed"):
         probe(Pipe(bytes(1 << 22)))
 

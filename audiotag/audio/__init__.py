@@ -1,0 +1,39 @@
+"""Any container as blocks of float32 samples at the model's rate; the only importer of soundfile, av and soxr.
+
+    path or stream --opening--> decoder --> [frame, channel] --reading--> [frame, row] --soxr--> blocks [row, sample]
+
+A decoder is chosen by content: libsndfile (`soundfile`) first; FFmpeg (`av`) for what it rejects, for streams that
+cannot seek, for Ogg with several streams, and for MP3, of which libsndfile 1.2.2 drops the end where a variable bit
+rate has no Xing header, and writes to stderr. Nothing is allocated from what a header claims. Here a frame is one
+sample of every channel at the file's own rate, as in soundfile. Neighbours: `inputs` names files, `windows` cuts the
+blocks.
+"""
+
+from audiotag.audio.decoder import AudioInfo, FloatArray
+from audiotag.audio.opening import Source
+from audiotag.audio.reading import (
+    AudioStream,
+    Waveform,
+    open_audio,
+    probe,
+    read_audio,
+    read_excerpts,
+    resample,
+    write_audio,
+)
+from audiotag.errors import AudioError
+
+__all__ = [
+    "AudioError",
+    "AudioInfo",
+    "AudioStream",
+    "FloatArray",
+    "Source",
+    "Waveform",
+    "open_audio",
+    "probe",
+    "read_audio",
+    "read_excerpts",
+    "resample",
+    "write_audio",
+]

@@ -1,0 +1,233 @@
+"""From a path or a stream to an open decoder, chosen by content."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from audiotag.audio.decoder import Decoder, HeaderOnly, NotDecodable
+from audiotag.audio.ffmpeg import AvDecoder
+from audiotag.audio.libsndfile import SoundFileDecoder
+from audiotag.errors import AudioError
+
+logger = logging.getLogger(__name__)
+
+Source = str | os.PathLike[str] | BinaryIO
+
+# Bytes of a stream that is stored before it is decoded, because its format needs seeking.
+MAX_SPOOLED_BYTES = 4 << 30
+HEAD_BYTES = 65536
+# How formats begin that FFmpeg decodes front to back.
+_STREAMABLE = (
+    b"RIFF", b"RF64", b"riff", b"FORM", b".snd", b"fLaC", b"OggS", b"#!AMR", b"\x0b\x77", b"TTA1",
+    b"\x1a\x45\xdf\xa3",  # EBML: Matroska and WebM
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: WMA
+)  # fmt: skip
+
+
+def open_decoder(source: Source) -> Decoder:
+    """The decoder of a path, which it then owns, or of an open file; its first block has been decoded.
+
+    Raises:
+        AudioError: the source cannot be read as audio.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return _decoder_of(source, owned=False)
+    file = _open_path(Path(source))
+    try:
+        return _decoder_of(file, owned=True)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _open_path(path: Path) -> BinaryIO:
+    try:
+        if stat.S_ISCHR(path.stat().st_mode):
+            raise AudioError("is a device, not a file")
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise AudioError(_plain_reason(error)) from error
+    except ValueError as error:  # a NUL in the name
+        raise AudioError(f"cannot be opened: {error}") from error
+
+
+def _plain_reason(error: OSError) -> str:
+    known = {
+        errno.ENOENT: "does not exist",
+        errno.EISDIR: "is a directory",
+        errno.EACCES: "permission denied",
+        errno.ELOOP: "is a loop of links",
+    }
+    return known.get(error.errno or 0) or f"cannot be read: {error.strerror or error}"
+
+
+def _decoder_of(file: BinaryIO, *, owned: bool) -> Decoder:
+    try:
+        if file.seekable():
+            return _decoder_of_file(file, owned=owned)
+        return _decoder_of_stream(file, owned=owned)
+    except OSError as error:
+        raise AudioError(_plain_reason(error)) from error
+
+
+def _decoder_of_file(file: BinaryIO, *, owned: bool) -> Decoder:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        raise AudioError("is empty (0 bytes)")
+    file.seek(0)
+    if _is_mpeg(file.read(4)) or _has_several_ogg_streams(file, size):
+        return _only_decoder(file, seekable=True, owned=owned)
+    try:
+        decoder = SoundFileDecoder(file, size=size, owned=owned)
+    except NotDecodable as refusal:
+        return _second_decoder(file, owned=owned, refusal=refusal)
+    if decoder.info.n_frames == 0 and _is_unfinished(file, size):
+        try:
+            return AvDecoder(file, seekable=True, owned=owned)
+        except NotDecodable:
+            logger.debug("an unfinished header, and no audio behind it")
+    return decoder
+
+
+def _is_mpeg(head: bytes) -> bool:
+    """Whether a file begins as MP3, MP2 or raw AAC do: with an ID3 tag, or eleven bits set."""
+    return head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
+
+
+def _has_several_ogg_streams(file: BinaryIO, size: int) -> bool:
+    """Whether the last page of an Ogg file is of another stream than the first: libsndfile reads only one of them.
+
+    Recordings of net radio are chained so. RFC 3533, section 6: a page's bytes 14 to 17 are its stream's number.
+    """
+    file.seek(0)
+    first = file.read(18)
+    if first[:4] != b"OggS":
+        return False
+    file.seek(max(0, size - HEAD_BYTES))
+    tail = file.read(HEAD_BYTES)
+    at = tail.rfind(b"OggS")
+    return at >= 0 and len(tail) >= at + 18 and tail[at + 14 : at + 18] != first[14:18]
+
+
+def _only_decoder(file: BinaryIO, *, seekable: bool, owned: bool) -> Decoder:
+    if seekable:
+        file.seek(0)
+    try:
+        return AvDecoder(file, seekable=seekable, owned=owned)
+    except NotDecodable as error:
+        raise AudioError(f"not decodable: {error} (FFmpeg)") from error
+
+
+def _second_decoder(file: BinaryIO, *, owned: bool, refusal: NotDecodable) -> Decoder:
+    file.seek(0)
+    try:
+        decoder = AvDecoder(file, seekable=True, owned=owned)
+    except NotDecodable as error:
+        raise AudioError(f"not decodable: {refusal} (libsndfile); {error} (FFmpeg)") from error
+    if decoder.is_empty and isinstance(refusal, HeaderOnly):
+        raise AudioError(f"not decodable: {refusal}")
+    return decoder
+
+
+def _is_unfinished(file: BinaryIO, size: int) -> bool:
+    """Whether a WAV's header was never completed, as when a recorder lost its power: its sizes are still 0."""
+    file.seek(0)
+    head = file.read(8)
+    file.seek(0)
+    return head[:4] == b"RIFF" and int.from_bytes(head[4:8], "little") + 8 < size
+
+
+# --- streams that cannot seek ---
+
+
+class _Stream(io.RawIOBase):
+    """A stream with its head, which was read to see what it is, put back in front."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if self._head:
+            piece, self._head = self._head[:size], self._head[size:]
+            return piece
+        return self._rest.read(size) or b""
+
+    def close(self) -> None:
+        if not self.closed:
+            self._rest.close()
+        super().close()
+
+
+def _decoder_of_stream(file: BinaryIO, *, owned: bool) -> Decoder:
+    head = _read_head(file)
+    if not head:
+        raise AudioError("is empty (0 bytes)")
+    stream = cast("BinaryIO", _Stream(head, file))
+    if _can_be_streamed(head):
+        return _only_decoder(stream, seekable=False, owned=owned)
+    spooled = _spool(stream)
+    try:
+        return _decoder_of_file(spooled, owned=True)
+    except BaseException:
+        spooled.close()
+        raise
+
+
+def _read_head(file: BinaryIO) -> bytes:
+    """The first `HEAD_BYTES` of a stream; a pipe gives them in pieces."""
+    head = b""
+    while len(head) < HEAD_BYTES and (piece := file.read(HEAD_BYTES - len(head))):
+        head += piece
+    return head
+
+
+def _can_be_streamed(head: bytes) -> bool:
+    """Whether a format, known by its first bytes, can be decoded front to back."""
+    if head[4:8] in (b"ftyp", b"moov"):
+        return _begins_with_index(head)
+    return _is_mpeg(head) or head.startswith(_STREAMABLE)
+
+
+def _begins_with_index(head: bytes) -> bool:
+    """Whether an MP4's index (moov) stands before its data (mdat): ISO 14496-12, 4.2, a file is a row of boxes."""
+    at = 0
+    while at + 8 <= len(head):
+        size, kind = int.from_bytes(head[at : at + 4], "big"), head[at + 4 : at + 8]
+        if kind in (b"moov", b"mdat") or size < 8:
+            return kind == b"moov"
+        at += size
+    return False
+
+
+def _spool(stream: BinaryIO) -> BinaryIO:
+    """A stream's bytes in a temporary file without a name.
+
+    Raises:
+        AudioError: they are too many, or the disk is full.
+    """
+    spooled = cast("BinaryIO", tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - the decoder closes it
+    n_bytes = 0
+    try:
+        while piece := stream.read(1 << 20):
+            n_bytes += len(piece)
+            if n_bytes > MAX_SPOOLED_BYTES:
+                raise AudioError(f"is not a format that can be streamed, and more than {MAX_SPOOLED_BYTES >> 30} GiB")
+            spooled.write(piece)
+    except OSError as error:
+        spooled.close()
+        raise AudioError(f"cannot be stored for seeking: {error.strerror or error}") from error
+    except BaseException:
+        spooled.close()
+        raise
+    return spooled
