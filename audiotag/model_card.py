@@ -111,11 +111,20 @@ def _figures(config: ModelConfig) -> str:
         "kept weights, the calibration and the default thresholds were chosen on the same clips, so expect a little "
         "less on others. A hit is a clip whose best label (best five labels) holds one of its own, parents included. "
         "Ranges are 95 %, by resampling groups.", "",
-        *_refit(config), *figures_table(config), "",
+        *_begun_with(config), *_refit(config), *figures_table(config), "",
     ]  # fmt: skip
     return "\n".join(
         [*lines, *_at_defaults(exact), *_calibration(config), *_outside(config), *_negatives(config)]
     )
+
+
+def _begun_with(config: ModelConfig) -> list[str]:
+    """That the training did not begin at random."""
+    if "begun_with" not in config.provenance:
+        return []
+    name = config.provenance["begun_with"]["name"]
+    return [f"The training began with the weights of the model `{name}`: the figures hold if that had not learnt from "
+            "these clips.", ""]  # fmt: skip
 
 
 def _refit(config: ModelConfig) -> list[str]:

@@ -30,7 +30,7 @@ from audiotag.training.trainer import Progress, Trainer, learning_rate
 RECIPE = TrainConfig(
     width=4, depths=(1, 1, 1, 1), steps=90, batch_size=12, validate_every=30, warmup_steps=5, learning_rate=5e-3,
     min_clips=3, min_groups=1, fold="1", ema_decay=0.9, mixup_probability=0.2, dropout=0.0, label_smoothing=0.0,
-    negatives=0.0, damage_probability=0.2, n_frames=64,
+    negatives=0.0, damage_probability=0.2, n_frames=45,
 )  # fmt: skip
 RATE = 16000
 
@@ -123,6 +123,11 @@ def test_a_training_that_begins_with_a_model_knows_what_it_knew(trained: Path, d
     recipe = replace(RECIPE, steps=1, learning_rate=1e-9, n_frames=100)  # other windows than the model's
     model = train(data, tmp_path / "again", config=recipe, start=open_model_folder(trained))
     assert model.metrics["fp32"]["macro_map"] > 0.95
+    assert model.provenance["begun_with"] == {"name": trained.name, "sha256": open_model_folder(trained).sha256}
+    told = f"began with the weights of the model `{trained.name}`"
+    assert told in (tmp_path / "again/README.md").read_text(encoding="utf-8")
+    refit(tmp_path / "again", data, tmp_path / "final", steps=1, learning_rate=1e-9)
+    assert told in (tmp_path / "final/README.md").read_text(encoding="utf-8")
 
 
 def test_a_network_of_another_shape_is_no_beginning(trained: Path, data: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from audiotag import __version__
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.export import write_weights
-from audiotag.model_folder import write_configs
+from audiotag.model_folder import ModelFolder, write_configs
 from audiotag.network import AudioRepInceptionNeXt, fuse
 from audiotag.training.batches import Data
 from audiotag.training.calibration import calibration_errors, fit_platt, fold_into_head
@@ -42,8 +42,12 @@ def finish(
     model: ModelConfig,
     config: TrainConfig,
     license: str | None = None,
+    start: ModelFolder | None = None,
 ) -> ModelConfig:
-    """Fuses the best checkpoint, calibrates, exports, quantises, measures, and writes configs and model card."""
+    """Fuses the best checkpoint, calibrates, exports, quantises, measures, and writes configs and model card.
+
+    `start` is the model that the training began with.
+    """
     fused, step = fused_checkpoint(work_folder(out) / BEST_CHECKPOINT, model)
     scored = window_logits(fused, held_out.log_mels, model)
     prevalence = label_matrix(clips, model.labels).mean(axis=0)
@@ -52,6 +56,8 @@ def finish(
     fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
     write_weights(out, fused, model, ranges_data(learning, model, config.seed))
     made = provenance(data, config, clips, write_credits(out, clips), step)
+    if start is not None:
+        made["begun_with"] = {"name": start.name, "sha256": start.sha256}
     model = replace(model, license=license, metrics=errors, provenance=made)
     write_configs(out, model)
     return measure_model(out, model, [clip for clip in clips if clip.fold == config.fold])

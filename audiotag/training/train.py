@@ -56,5 +56,6 @@ def train(
         trainer.begin_with(start)
     trainer.run(resume=resume)
     return finish(
-        out, data=data, clips=clips, learning=learning, held_out=held_out, model=model, config=config, license=license
+        out, data=data, clips=clips, learning=learning, held_out=held_out, model=model, config=config, license=license,
+        start=start,
     )  # fmt: skip
