@@ -248,8 +248,8 @@ class TrainConfig:
     depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks of each stage
     kernel_sizes: tuple[int, ...] = (21, 11, 3)  # depth-wise branches while training
     dropout: float = 0.2  # before the head
-    n_mels: int = 64  # bands of the log-mel
-    n_frames: int = 160  # frames of a window, 16 ms each: 2.544 s
+    n_mels: int = 56  # bands of the log-mel
+    n_frames: int = 217  # frames of a window, 23.2 ms each: 5.016 s
     fold: str = "2"  # held out for validation
     min_clips: int = 20  # a label needs to be learnt
     min_groups: int = 8  # independent groups a label needs

@@ -46,11 +46,11 @@ class Variant:
 
 TABLES = {
     "Members of the family": (
-        Variant("width 24, 64 bands, 2.5 s"),
-        Variant("width 16, 64 bands, 2.5 s", {"width": 16}),
-        Variant("width 32, 64 bands, 2.5 s", {"width": 32}),
-        Variant("width 24, 64 bands, 1.0 s", {"n_frames": 64}),
-        Variant("width 24, 64 bands, 5.1 s", {"n_frames": 320}),
+        Variant("width 24, 5.0 s"),
+        Variant("width 16, 5.0 s", {"width": 16}),
+        Variant("width 32, 5.0 s", {"width": 32}),
+        Variant("width 24, 1.0 s", {"n_frames": 44}),
+        Variant("width 24, 2.5 s", {"n_frames": 109}),
     ),
     "Kernels of the block": (
         Variant("21, 11 and 3"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from audiotag.config import TrainConfig
 from audiotag.model_folder import open_model_folder
 from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
@@ -20,6 +21,7 @@ from audiotag.training.negatives import (
     negative_scores,
     negatives_tagged,
 )
+from audiotag.training.recipe import model_config
 
 
 def slope_of(samples: np.ndarray) -> float:
@@ -36,11 +38,19 @@ def test_a_noise_has_its_colour(kind: str, exponent: int) -> None:
     assert slope_of(negative(kind, np.random.default_rng(0))) == pytest.approx(exponent, abs=0.1)
 
 
+def test_sounds_end_within_a_window_and_go_on_beyond_it() -> None:
+    lengths = [len(negative("white noise", np.random.default_rng(seed))) / SAMPLE_RATE for seed in range(20)]
+    window = model_config(("any",), TrainConfig()).window_seconds
+    assert min(lengths) < window / 2
+    assert sum(length > window for length in lengths) > 5
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_sound_has_its_length_and_a_level_in_range(kind: str) -> None:
     for seed in range(5):
         samples = negative(kind, np.random.default_rng(seed))
-        assert samples.shape == (round(SECONDS * SAMPLE_RATE),)
+        assert samples.ndim == 1
+        assert SECONDS[0] <= len(samples) / SAMPLE_RATE <= SECONDS[1]
         peak = float(np.abs(samples).max())
         assert kind == "silence" or 10 ** (LEVEL_DB[0] / 20) * 0.99 <= peak < 1
     assert (kind == "silence") == (peak == 0)
@@ -52,7 +62,8 @@ def test_kinds_are_what_they_are_called() -> None:
     assert (np.abs(clipped) > 0.999 * np.abs(clipped).max()).mean() > 0.2
     offset = negative("constant offset", rng)
     assert abs(offset.mean()) > 100 * offset.std()
-    spectrum = np.abs(np.fft.rfft(negative("tone", rng) * np.hanning(round(SECONDS * SAMPLE_RATE))))
+    tone = negative("tone", rng)
+    spectrum = np.abs(np.fft.rfft(tone * np.hanning(len(tone))))
     assert (spectrum > 0.01 * spectrum.max()).sum() < 10
     assert 1 <= np.count_nonzero(negative("clicks", rng)) <= 8
 

@@ -24,10 +24,11 @@ SPEED = (0.85, 1.18)
 SPEED_PROBABILITY = 0.4
 PITCH_BANDS = 3  # mel bands up or down, at most
 BAND_LIMIT_PROBABILITY = 0.3  # of losing the top of the spectrum, as telephones, codecs and old recorders do
-LOWEST_BAND_LIMIT = 0.45  # of the mel bands: about 3 kHz
+LOWEST_BAND_LIMIT = 0.5  # of the mel bands: about 2 kHz
 TILT_DB = 9.0  # at the ends of the spectrum, at most
 NOISE_PROBABILITY = 0.35
 NOISE_DB = (-55.0, -12.0)  # noise against the loudest frame
+TONES_HZ = (60.0, 10000.0)  # of the single tones that are to get no label
 ACTIVE_DB = 25.0  # below the clip's loudest mel band, where its sound is taken to be heard still
 
 
@@ -169,14 +170,16 @@ def _resample_frames(magnitudes: FloatArray, speed: float) -> FloatArray:
     return magnitudes[before] * (1 - share) + magnitudes[before + 1] * share
 
 
-def synthetic_negatives(sample_rate: int, rng: np.random.Generator, *, n_clips: int) -> list[FloatArray]:
+def synthetic_negatives(
+    sample_rate: int, rng: np.random.Generator, *, n_clips: int, seconds: tuple[float, float]
+) -> list[FloatArray]:
     """Waveforms in which nothing is to be named: noise of every colour, hum, tones, clicks, a constant, silence.
 
-    Shape: `n_clips` times `[sample]`, 4 s each, peak at most 1.
+    Shape: `n_clips` times `[sample]`, between `seconds` long, peak at most 1.
     """
     makers = (_coloured_noise, _coloured_noise, _hum, _tone, _clicks, _constant)
-    time = np.arange(4 * sample_rate) / sample_rate
-    return [_quieten(makers[index % len(makers)](time, rng), rng) for index in range(n_clips)]
+    times = (np.arange(round(rng.uniform(*seconds) * sample_rate)) / sample_rate for _ in range(n_clips))
+    return [_quieten(makers[index % len(makers)](time, rng), rng) for index, time in enumerate(times)]
 
 
 def _coloured_noise(time: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -193,7 +196,7 @@ def _hum(time: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray
 
 
 def _tone(time: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    return np.asarray(np.sin(2 * np.pi * np.exp(rng.uniform(np.log(60), np.log(12000))) * time))
+    return np.asarray(np.sin(2 * np.pi * np.exp(rng.uniform(*np.log(TONES_HZ))) * time))
 
 
 def _clicks(time: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -20,6 +20,8 @@ from audiotag.training.dataset import HalfArray, LabelledClip, label_matrix, log
 FloatArray = npt.NDArray[np.float32]
 
 N_NEGATIVES = 360  # synthetic clips
+# Their lengths, in windows. Many fill a window: of noise that always ends in it, a network learns only that it ends.
+SHORTEST_NEGATIVE, LONGEST_NEGATIVE = 0.2, 2.0
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,11 @@ class BatchSource:
         self._active: dict[tuple[int | None, int], npt.NDArray[np.intp]] = {}
 
     def _make_negatives(self) -> list[Sound]:
-        transform = LogMel(self._model.frontend)
+        transform, window = LogMel(self._model.frontend), self._model.window_seconds
         noises = synthetic_negatives(
             self._model.frontend.sample_rate, np.random.default_rng(self._config.seed),
             n_clips=N_NEGATIVES if self._config.negatives else 0,
+            seconds=(SHORTEST_NEGATIVE * window, LONGEST_NEGATIVE * window),
         )  # fmt: skip
         absent = np.zeros(self._targets.shape[1], dtype=np.float32)
         log_mels = [transform(noise[None])[0].astype(np.float16) for noise in noises]

@@ -23,7 +23,7 @@ FloatArray = npt.NDArray[np.float32]
 Maker = Callable[[npt.NDArray[np.float64], np.random.Generator], npt.NDArray[np.float64]]
 
 N_CLIPS = 20  # of each kind: one of them tagged is one in twenty
-SECONDS = 2.5
+SECONDS = (1.0, 8.0)  # shorter and longer than the windows of models
 SAMPLE_RATE = 32000  # Hz, of the files; the pipeline resamples them to the model's
 LEVEL_DB = (-50.0, -1.0)  # peak of a sound against full scale
 CLIPPED_GAIN = 8.0
@@ -64,7 +64,8 @@ def _write(folder: Path, kind: str, *, n_clips: int, seed: int) -> list[Path]:
 
 def negative(kind: str, rng: np.random.Generator) -> FloatArray:
     """A sound of one of `KINDS` at a random level. Shape: `[sample]`, at `SAMPLE_RATE`."""
-    time = np.arange(round(SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
+    seconds = round(rng.uniform(*SECONDS), 1)  # lengths whose Fourier transforms are quick
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     samples = KINDS[kind](time, rng)
     peak = float(np.abs(samples).max()) or 1.0
     level = 10.0 ** (rng.uniform(*LEVEL_DB) / 20.0)
