@@ -105,6 +105,9 @@ def _finish(
     scored = window_logits(before, held_out.log_mels, model)
     fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
     write_weights(out, fused, model, ranges_data(everything, model, recipe.seed))
-    begun = {key: measured.provenance[key] for key in ("begun_with",) if key in measured.provenance}
-    made = {**provenance(data, recipe, clips, write_credits(out, clips), step), **begun, "refit": refit}
+    made = {
+        **measured.provenance,
+        **provenance(data, recipe, clips, write_credits(out, clips), step),
+        "refit": refit,
+    }
     return measure_negatives(out, replace(measured, provenance=made))
