@@ -65,13 +65,13 @@ class LogMel:
         self._hann: npt.NDArray[Any] = (0.5 - 0.5 * np.cos(phase)).astype(precision)
         self._bands = tuple(_bands(mel_filterbank(config)))
 
-    def __call__(self, waveforms: FloatArray) -> FloatArray:
-        """Log-mels of waveforms of one length.
+    def __call__(self, waveforms: FloatArray, *, n_samples: int | None = None) -> FloatArray:
+        """Log-mels of waveforms of one length, or as if zeros followed them up to `n_samples`.
 
-        Shape: `[n, sample]` -> `[n, 1 + sample // hop_length, mel]`, contiguous.
+        Shape: `[n, sample]` -> `[n, 1 + n_samples // hop_length, mel]`, contiguous.
         """
-        n_waveforms, n_samples = waveforms.shape
-        mels = np.empty((n_waveforms, self.config.n_frames(n_samples), self.config.n_mels), dtype=np.float32)
+        n_frames = self.config.n_frames(n_samples or waveforms.shape[1])
+        mels = np.empty((len(waveforms), n_frames, self.config.n_mels), dtype=np.float32)
         for samples, out in zip(waveforms, mels, strict=True):
             self._transform(self._frames(samples, len(out)), out)
         mels += np.float32(self.config.log_offset)
@@ -165,7 +165,5 @@ class WindowLogMel:
         missing = self.window.n_samples - len(samples)
         if missing and self.window.padding == "last_sample":
             samples = np.pad(samples, (0, missing), mode="edge")
-        elif missing:
-            samples = np.pad(samples, (0, missing))
-        padded: FloatArray = self.log_mel(samples[None])[0]
+        padded: FloatArray = self.log_mel(samples[None], n_samples=self.window.n_samples)[0]
         return padded

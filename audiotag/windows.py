@@ -61,19 +61,24 @@ def cut_windows(blocks: Iterable[FloatArray], *, window: WindowConfig, hop: int)
     """The windows at `window_starts` of a stream whose length is not known beforehand.
 
     Shape: blocks `[sample]` (or `[row, sample]`) of any length -> windows `[n_samples]` (`[row, n_samples]`); a single
-    shorter one where the stream is shorter. Holds one window and one block at a time.
+    shorter one where the stream is shorter. Holds two windows and a block at most.
     """
     length = window.n_samples
-    held: FloatArray | None = None  # what may still be needed; its first sample is number `offset`
-    offset = next_start = 0
+    pieces: list[FloatArray] = []  # what may still be needed; its first sample is number `offset`
+    n_held = offset = next_start = 0
     for block in blocks:
-        held = block if held is None else np.concatenate([held, block], axis=-1)
+        pieces.append(block)
+        n_held += block.shape[-1]
         # A window is cut only when a sample follows it: the window that ends the clip is cut below.
-        while offset + held.shape[-1] > next_start + length:
+        if n_held <= min(next_start - offset, length) + length:
+            continue
+        held = np.concatenate(pieces, axis=-1)
+        while offset + n_held > next_start + length:
             yield Window(next_start, held[..., next_start - offset : next_start - offset + length])
             next_start += hop
-        drop = max(0, min(next_start - offset, held.shape[-1] - length))
-        held, offset = held[..., drop:], offset + drop
-    if held is not None and held.shape[-1]:
-        start = max(0, offset + held.shape[-1] - length)
+        drop = max(0, min(next_start - offset, n_held - length))
+        pieces, n_held, offset = [held[..., drop:]], n_held - drop, offset + drop
+    if n_held:
+        held = np.concatenate(pieces, axis=-1)
+        start = max(0, offset + n_held - length)
         yield Window(start, held[..., start - offset :])

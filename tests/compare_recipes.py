@@ -2,7 +2,7 @@
 
     python tests/compare_recipes.py ../shared/data/manifest.csv --out runs --steps 400 --batch-size 32
 
-One table compares members of the family (widths and windows), one the kernels of the multi-branch block, and
+One table compares members of the family (widths, windows and mel bands), one the kernels of the multi-branch block, and
 one takes parts of the recipe away. Each variant is trained alike: same clips, folds, steps, batches and seed. Variants
 that are finished are not trained again, so the script can be stopped and run once more. The tables also go into the
 notes of the embedded model, which end its card.
@@ -46,11 +46,13 @@ class Variant:
 
 TABLES = {
     "Members of the family": (
-        Variant("width 24, 5.0 s"),
-        Variant("width 16, 5.0 s", {"width": 16}),
-        Variant("width 32, 5.0 s", {"width": 32}),
-        Variant("width 24, 1.0 s", {"n_frames": 44}),
-        Variant("width 24, 2.5 s", {"n_frames": 109}),
+        Variant("width 24, 56 bands, 5.0 s"),
+        Variant("width 16, 56 bands, 5.0 s", {"width": 16}),
+        Variant("width 32, 56 bands, 5.0 s", {"width": 32}),
+        Variant("width 24, 56 bands, 1.0 s", {"n_frames": 44}),
+        Variant("width 24, 56 bands, 2.5 s", {"n_frames": 109}),
+        Variant("width 24, 40 bands, 5.0 s", {"n_mels": 40}),
+        Variant("width 24, 80 bands, 5.0 s", {"n_mels": 80}),
     ),
     "Kernels of the block": (
         Variant("21, 11 and 3"),

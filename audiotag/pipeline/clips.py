@@ -1,0 +1,112 @@
+"""From an input to the log-mels of its windows."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+
+from audiotag.audio import AudioStream, Source, open_audio, read_excerpts
+from audiotag.config import ModelConfig
+from audiotag.engines import FloatArray
+from audiotag.errors import AudioError
+from audiotag.frontend import WindowLogMel
+from audiotag.inputs import Input
+from audiotag.options import TagOptions
+from audiotag.pipeline.items import ClipEnd, Item, WindowItem
+from audiotag.windows import cut_windows, view_starts
+
+
+class ClipDecoder:
+    """Inputs into the items of their windows and of their end; several threads may share it."""
+
+    def __init__(self, config: ModelConfig, options: TagOptions) -> None:
+        self._options = options
+        self._window = config.window
+        self._sample_rate = config.frontend.sample_rate
+        self._log_mel = WindowLogMel(config.frontend, config.window)
+
+    def items(self, clip: int, given: Input) -> Generator[Item, None, None]:
+        """Windows in the order of time, then the end; only the end, with the error, where nothing can be read."""
+        try:
+            yield from self._views(clip, given) if self._options.max_windows else self._windows(clip, given)
+        except AudioError as error:
+            yield ClipEnd(clip, given.path, error=str(error))
+        except MemoryError:
+            yield ClipEnd(clip, given.path, error="does not fit into memory while it is decoded")
+
+    def _windows(self, clip: int, given: Input) -> Iterator[Item]:
+        hop_seconds = self._options.hop
+        hop = self._window.n_samples if hop_seconds is None else max(1, round(hop_seconds * self._sample_rate))
+        with self._open(_source(given)) as stream:
+            blocks = _Counted(stream)
+            for window in cut_windows(blocks, window=self._window, hop=hop):
+                yield from self._window_items(clip, window.start, window.samples)
+            yield ClipEnd(clip, given.path, blocks.n_rows, blocks.n_samples, warning=stream.warning)
+
+    def _views(self, clip: int, given: Input) -> Iterator[Item]:
+        with _reopenable(given) as source:
+            n_samples, n_rows = self._extent(source)
+            starts = view_starts(n_samples, window=self._window, n_views=self._options.max_windows or 1)
+            first = round(self._options.start * self._sample_rate)
+            warnings: list[str] = []
+            excerpts = read_excerpts(
+                source, sample_rate=self._sample_rate, channels=self._options.channels,
+                starts=[first + start for start in starts], n_samples=min(n_samples, self._window.n_samples),
+                warnings=warnings,
+            )  # fmt: skip
+            for start, samples in zip(starts, excerpts, strict=True):
+                yield from self._window_items(clip, start, samples)
+        yield ClipEnd(clip, given.path, n_rows, n_samples, warning="; ".join(warnings) or None)
+
+    def _extent(self, source: Source) -> tuple[int, int]:
+        """Samples and rows between start and end; decodes to the end where the header does not tell."""
+        with self._open(source) as stream:
+            n_rows = stream.info.n_channels if self._options.channels == "each" else 1
+            if stream.n_samples is not None:
+                return stream.n_samples, n_rows
+            return sum(block.shape[1] for block in stream), n_rows
+
+    def _open(self, source: Source) -> AudioStream:
+        return open_audio(
+            source, sample_rate=self._sample_rate, channels=self._options.channels,
+            start=self._options.start, duration=self._options.duration,
+        )  # fmt: skip
+
+    def _window_items(self, clip: int, start: int, samples: FloatArray) -> Iterator[WindowItem]:
+        begin = self._options.start + start / self._sample_rate
+        end = begin + samples.shape[1] / self._sample_rate
+        for row, log_mel in enumerate(self._log_mel(tuple(samples))):
+            yield WindowItem(clip, row, begin, end, log_mel)
+
+
+def _source(given: Input) -> Source:
+    # Unbuffered: a thread that blocks in a read of the buffered sys.stdin holds its lock, and Python cannot end.
+    return open(0, "rb", buffering=0, closefd=False) if given.source is None else given.source
+
+
+@contextmanager
+def _reopenable(given: Input) -> Iterator[Source]:
+    """A source that can be opened twice: stdin goes through a temporary file."""
+    if given.source is not None:
+        yield given.source
+        return
+    with open(0, "rb", buffering=0, closefd=False) as stdin, tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(stdin, copy)
+        yield copy
+
+
+class _Counted:
+    """Blocks `[row, sample]` as they pass, and how much has passed."""
+
+    def __init__(self, blocks: Iterable[FloatArray]) -> None:
+        self._blocks = blocks
+        self.n_rows = 1
+        self.n_samples = 0
+
+    def __iter__(self) -> Iterator[FloatArray]:
+        for block in self._blocks:
+            self.n_rows = block.shape[0]
+            self.n_samples += block.shape[1]
+            yield block

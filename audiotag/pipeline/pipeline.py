@@ -1,0 +1,156 @@
+"""The options of a run, its threads, and the collector on the caller's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+
+from audiotag.config import ModelConfig
+from audiotag.engines import Engine
+from audiotag.inputs import Input
+from audiotag.labels import LabelSet
+from audiotag.options import TagOptions, core_count
+from audiotag.pipeline.clips import ClipDecoder
+from audiotag.pipeline.crew import Crew, CrewSize
+from audiotag.pipeline.items import ClipEnd, Item, WindowItem
+from audiotag.pipeline.scorer import Scorer
+from audiotag.results import ClipResult, Failure, Result, WindowResult
+from audiotag.scores import ScoreArray, ScorePool, TagSelection, top_tags
+
+
+class Pipeline:
+    """An engine, a model's configuration and the options of a run.
+
+    Raises:
+        UsageError: an option does not fit the model.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: ModelConfig,
+        options: TagOptions,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self._config = config
+        self._options = options
+        self._selection = selection_of(options, config)
+        self._scorer = Scorer(engine, config, batch_size or engine.batch_size)
+        self._size = _crew_size(engine, workers or core_count())
+
+    def run(
+        self, inputs: Iterator[Input], *, on_progress: Callable[[float], None] | None = None
+    ) -> Generator[Result, None, None]:
+        """A result for each input, in their order; see `Tagger.tag_many`."""
+        collector = _Collector(self._config, self._options, self._selection, on_progress or _ignore)
+        crew = Crew(inputs, ClipDecoder(self._config, self._options).items, self._scorer, self._size)
+        try:
+            for item, scores in crew.scored_items():
+                for clip_results in collector.add(item, scores):
+                    crew.clip_is_out()
+                    yield from clip_results
+        finally:
+            crew.stop()
+
+
+def _crew_size(engine: Engine, n_workers: int) -> CrewSize:
+    """On a CPU the thread that calls the engine computes itself; on a GPU it waits, and another one may decode."""
+    n_calls = engine.concurrency
+    # Two at least: one may wait for the next input, or for more of a stream, while what is there is computed.
+    n_threads = max(n_workers, n_calls, 2) if engine.device == "cpu" else n_workers + n_calls
+    return CrewSize(n_decoding=n_workers, n_computing=n_calls, n_threads=n_threads)
+
+
+def selection_of(options: TagOptions, config: ModelConfig) -> TagSelection:
+    """Which scores of a model become tags.
+
+    Raises:
+        UsageError: an option names a label that the model does not know.
+    """
+    labels = LabelSet(config.labels)
+    of_all = config.thresholds if options.threshold is None else (options.threshold,) * len(labels)
+    is_limited = options.include_labels or options.exclude_labels
+    return TagSelection(
+        top_k=options.top_k,
+        thresholds=labels.fill(options.thresholds or {}, of_all),
+        labels=labels.select(options.include_labels, options.exclude_labels) if is_limited else None,
+    )
+
+
+def _ignore(seconds: float) -> None:
+    pass
+
+
+# --- the caller's thread ---
+
+
+@dataclass
+class _OpenClip:
+    """What is known so far of a clip; rows are its channels."""
+
+    pools: dict[int, ScorePool] = field(default_factory=dict)
+    windows: dict[int, list[WindowResult]] = field(default_factory=dict)
+    done: float = 0.0  # seconds reported as progress
+
+
+class _Collector:
+    """Window scores into results, and results into the order of the inputs."""
+
+    def __init__(
+        self, config: ModelConfig, options: TagOptions, selection: TagSelection, on_progress: Callable[[float], None]
+    ) -> None:
+        self._config = config
+        self._options = options
+        self._selection = selection
+        self._on_progress = on_progress
+        self._open: dict[int, _OpenClip] = {}
+        self._finished: dict[int, list[Result]] = {}
+        self._next_clip = 0
+
+    def add(self, item: Item, scores: ScoreArray | None) -> Iterator[list[Result]]:
+        """Takes the next item; gives the results of each clip whose turn has come."""
+        clip = self._open.setdefault(item.clip, _OpenClip())
+        if isinstance(item, WindowItem):
+            assert scores is not None
+            self._add_window(clip, item, scores)
+            self._report(clip, item.end - self._options.start)
+            return
+        self._report(clip, item.n_samples / self._config.frontend.sample_rate)
+        self._finished[item.clip] = self._results(item, self._open.pop(item.clip))
+        while self._next_clip in self._finished:
+            yield self._finished.pop(self._next_clip)
+            self._next_clip += 1
+
+    def _add_window(self, clip: _OpenClip, item: WindowItem, scores: ScoreArray) -> None:
+        if item.row not in clip.pools:
+            clip.pools[item.row] = ScorePool(self._options.aggregate or self._config.aggregate)
+        clip.pools[item.row].add(scores)
+        if self._options.windows:
+            tags = top_tags(scores, self._config, self._selection)
+            shown = WindowResult(start=item.start, end=item.end, tags=tags)
+            clip.windows.setdefault(item.row, []).append(shown)
+
+    def _report(self, clip: _OpenClip, seconds: float) -> None:
+        if seconds > clip.done:
+            self._on_progress(seconds - clip.done)
+            clip.done = seconds
+
+    def _results(self, end: ClipEnd, clip: _OpenClip) -> list[Result]:
+        if end.error is not None:
+            return [Failure(path=end.path, error=end.error)]
+        return [self._result(end, clip, row) for row in range(end.n_rows)]
+
+    def _result(self, end: ClipEnd, clip: _OpenClip, row: int) -> ClipResult:
+        pool = clip.pools.get(row)
+        scores = None if pool is None else pool.result()
+        return ClipResult(
+            path=end.path,
+            duration=end.n_samples / self._config.frontend.sample_rate,
+            tags=() if scores is None else top_tags(scores, self._config, self._selection),
+            start=self._options.start,
+            windows=tuple(clip.windows.get(row, ())) if self._options.windows else None,
+            channel=row if self._options.channels == "each" else None,
+            warning=end.warning,
+        )

@@ -1,0 +1,42 @@
+"""From the log-mels of a batch to its scores; what does not fit into memory is computed in halves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from audiotag.config import ModelConfig
+from audiotag.engines import Engine, FloatArray
+from audiotag.errors import EngineError
+from audiotag.scores import ScoreArray, to_scores
+
+logger = logging.getLogger(__name__)
+
+
+class Scorer:
+    """An engine with a batch size that fits: it is halved on out-of-memory, from then on."""
+
+    def __init__(self, engine: Engine, config: ModelConfig, batch_size: int) -> None:
+        self._engine = engine
+        self._config = config
+        self.batch_size = batch_size
+
+    def __call__(self, log_mels: Sequence[FloatArray]) -> ScoreArray:
+        """Scores of windows.
+
+        Shape: n times `[1, frame, mel]` -> `[n, class]`.
+
+        Raises:
+            EngineError: the engine failed, or not even one window fits into memory.
+        """
+        try:
+            return to_scores(self._engine(np.stack(log_mels)), self._config)
+        except MemoryError as error:
+            if len(log_mels) == 1:
+                raise EngineError(f"engine: not even one window fits into memory: {error}") from error
+        half = (len(log_mels) + 1) // 2
+        self.batch_size = min(self.batch_size, half)
+        logger.info("out of memory: the batch is now %d windows", self.batch_size)
+        return np.concatenate([self(log_mels[:half]), self(log_mels[half:])])
