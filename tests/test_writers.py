@@ -153,7 +153,7 @@ def test_parquet_has_the_columns_of_csv_with_types_and_the_header() -> None:
 
 
 def test_parquet_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audiotag.writers.find_spec", lambda name: None)
+    monkeypatch.setattr("audiotag.writers.formats.find_spec", lambda name: None)
     with pytest.raises(OutputError, match=r"pip install 'audiotag-cli\[parquet\]'"):
         pick_format("parquet", None)
 

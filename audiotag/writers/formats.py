@@ -1,0 +1,85 @@
+"""The one table of formats: name -> writer, suffixes and what it is good for; and the choice of one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from audiotag.errors import OutputError, UsageError
+from audiotag.writers.json_lines import JsonWriter, NdjsonWriter
+from audiotag.writers.output import Output
+from audiotag.writers.parquet import ParquetWriter
+from audiotag.writers.separated import SeparatedWriter, TsvWriter
+from audiotag.writers.table import TableWriter
+from audiotag.writers.tracks import AudacityWriter, RavenWriter
+from audiotag.writers.writer import Header, Writer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A format of results: how it is written, the suffixes of its files, and what it is for."""
+
+    make: Callable[..., Writer]  # (out: Output, *, header: Header | None)
+    suffixes: tuple[str, ...]
+    description: str
+    header_if_asked: bool = False  # it can open with the header, but does so only for --header
+    is_appended: bool = True  # no record depends on those before; else a file is made from NDJSON at the end
+    package: str | None = None  # what has to be installed, the extra's name being the format's
+
+
+FORMATS: dict[str, Format] = {
+    "table": Format(make=TableWriter, suffixes=(".txt",), description="for people", is_appended=False),
+    "json": Format(make=JsonWriter, suffixes=(".json",), description="one object", is_appended=False),
+    "ndjson": Format(
+        make=NdjsonWriter, suffixes=(".ndjson", ".jsonl"), description="a JSON object a line", header_if_asked=True
+    ),
+    "csv": Format(make=SeparatedWriter, suffixes=(".csv",), description="a row a tag"),
+    "tsv": Format(make=TsvWriter, suffixes=(".tsv",), description="a row a tag, tabs"),
+    "audacity": Format(make=AudacityWriter, suffixes=(".labels.txt",), description="label track of one recording"),
+    "raven": Format(
+        make=RavenWriter, suffixes=(".selections.txt",), description="selection table", is_appended=False
+    ),
+    "parquet": Format(
+        make=ParquetWriter, suffixes=(".parquet",), description="columns with types", is_appended=False,
+        package="pyarrow",
+    ),
+}  # fmt: skip
+
+
+def pick_format(name: str | None, out: Path | None, *, header: bool = False) -> str:
+    """The format asked for, else that of the suffix of `out`, else a table for a terminal and NDJSON for a pipe.
+
+    Raises:
+        UsageError: no format has this name or suffix, or it has no room for a header.
+        OutputError: its package is not installed.
+    """
+    if name is None and out is None:
+        name = "table" if sys.stdout.isatty() else "ndjson"
+    elif name is None and out is not None:
+        name = _format_of_suffix(out)
+    if name not in FORMATS:
+        raise UsageError(f"format {name!r}: not known. Use one of {', '.join(FORMATS)}")
+    package = FORMATS[name].package
+    if package is not None and find_spec(package) is None:
+        raise OutputError(f"format {name}: {package} is not installed. pip install 'audiotag-cli[{name}]'")
+    if header and name not in ("ndjson", "json", "parquet"):
+        raise UsageError(f"header: {name} has no place for it. Use ndjson, json or parquet")
+    return name
+
+
+def _format_of_suffix(out: Path) -> str:
+    suffixes = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
+    for suffix in sorted(suffixes, key=len, reverse=True):
+        if out.name.lower().endswith(suffix):
+            return suffixes[suffix]
+    known = ", ".join(sorted(suffixes))
+    raise UsageError(f"{out}: no format has the suffix {out.suffix or '(none)'!r}. Add --format, or use one of {known}")
+
+
+def open_writer(name: str, out: Output, *, header: Header, asked_for_header: bool = False) -> Writer:
+    """The writer of a format; NDJSON gets the header only if it was asked for."""
+    chosen = FORMATS[name]
+    return chosen.make(out, header=header if asked_for_header or not chosen.header_if_asked else None)

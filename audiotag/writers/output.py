@@ -1,0 +1,89 @@
+"""Where the bytes go, what an error means there, and how text becomes bytes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from audiotag.errors import OutputError
+
+
+class Output:
+    """A binary file that is written to, whose failures are `OutputError`; a closed pipe stays a BrokenPipeError."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.file = file
+        self.name = name
+
+    def write(self, data: bytes) -> int:
+        """Writes all of `data`."""
+        with self._explained():
+            return self.file.write(data)
+
+    def flush(self) -> None:
+        """Hands everything to the operating system."""
+        with self._explained():
+            self.file.flush()
+
+    def isatty(self) -> bool:
+        """Whether a person reads along."""
+        return self.file.isatty()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise output_error(self.name, error) from error
+
+
+def output_error(name: str | os.PathLike[str], error: OSError) -> OutputError:
+    """What a failed write means, in one line."""
+    way_out = "Free some space or choose another place"
+    if not isinstance(error, FileNotFoundError) and error.errno is not None and error.errno in _NOT_ABOUT_SPACE:
+        way_out = "Choose a place where you may write"
+    return OutputError(f"{os.fspath(name)}: cannot be written: {error.strerror or error}. {way_out}")
+
+
+_NOT_ABOUT_SPACE = frozenset((1, 13, 20, 21, 30))  # EPERM, EACCES, ENOTDIR, EISDIR, EROFS
+
+
+@contextmanager
+def open_output(path: Path | None) -> Iterator[Output]:
+    """The file at `path`, new and empty; stdout for None.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if path is None:
+        yield Output(sys.stdout.buffer, "stdout")
+        return
+    try:
+        file = open(path, "wb")  # noqa: SIM115 - closed below, where its failure is explained too
+    except OSError as error:
+        raise output_error(path, error) from error
+    output = Output(file, str(path))
+    try:
+        yield output
+        output.flush()
+    finally:
+        _close(file)
+
+
+def _close(file: BinaryIO) -> None:
+    with suppress(OSError):  # the flush before has raised the same, with a name
+        file.close()
+
+
+def raw_bytes(text: str) -> bytes:
+    """UTF-8, in which the bytes of a file name that are not UTF-8 come out as they were (PEP 383)."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a lone surrogate of another origin, such as a label in a model's JSON
+        return text.encode("utf-8", "backslashreplace")

@@ -1,0 +1,40 @@
+"""A result as a table sees it: a row for each tag, and at least one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from audiotag.results import Failure, Result
+
+
+class Row(NamedTuple):
+    """A tag, or the one row of an input without any. Times in seconds; `rank` counts from 1."""
+
+    path: str
+    status: str
+    start: float | None = None
+    end: float | None = None
+    channel: int | None = None
+    rank: int | None = None
+    label: str | None = None
+    score: float | None = None
+    error: str | None = None
+
+
+def rows_of(result: Result) -> Iterator[Row]:
+    """One row a tag, of every window where a result has them; at least one row. `error` holds a warning too."""
+    if isinstance(result, Failure):
+        yield Row(result.path, result.status, error=result.error)
+        return
+    clip = Row(
+        result.path, result.status, result.start, result.start + result.duration, result.channel, error=result.warning
+    )
+    parts = [(clip, result.tags)]
+    if any(window.tags for window in result.windows or ()):
+        parts = [(clip._replace(start=each.start, end=each.end), each.tags) for each in result.windows or ()]
+    for row, tags in parts:
+        for rank, tag in enumerate(tags, start=1):
+            yield row._replace(rank=rank, label=tag.label, score=tag.score)
+    if not any(tags for _, tags in parts):
+        yield clip
