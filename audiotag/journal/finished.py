@@ -1,0 +1,106 @@
+"""A finished output that `--resume` meets: its records tell what its journal said, where they can be added to."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from io import StringIO
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from audiotag.errors import OutputError
+from audiotag.journal.disk import crc_of, write_beside
+from audiotag.journal.fingerprint import fingerprint_of, refuse_changes
+from audiotag.journal.lines import Entry
+from audiotag.journal.places import journal_path, provenance_path, side_path
+from audiotag.results import Status
+from audiotag.writers import Output
+
+
+def read_finished(path: Path, *, form: str, header: Mapping[str, Any], with_header: bool) -> dict[str, Any] | None:
+    """The provenance of an output that is finished and cannot be added to, or None.
+
+    What can be added to gets a journal again, made from its records; an input that was changed after the run began is
+    done again, for nobody knows which of its versions was read.
+
+    Raises:
+        OutputError: it was made by something else, or with other parameters.
+    """
+    if journal_path(path).exists() or not path.exists():
+        return None
+    try:
+        was = json.loads(provenance_path(path).read_text(encoding="utf-8"))
+        fingerprint = {**fingerprint_of(form, was["audiotag"], was["with_header"]), "started": was["started"]}
+        refuse_changes({**fingerprint, "format": was["format"]}, fingerprint_of(form, header, with_header), path)
+        began_ns = int(datetime.fromisoformat(was["started"]).timestamp() * 1e9)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path}: has no journal to go on from. Replace it with --overwrite") from error
+    if form not in ("csv", "tsv", "ndjson"):
+        side_path(path).unlink(missing_ok=True)
+        return dict(was)
+
+    def write(output: Output) -> None:
+        for value in (fingerprint, *map(asdict, _entries_of(path, form, began_ns))):
+            output.write(json.dumps(value).encode("ascii") + b"\n")
+
+    write_beside(journal_path(path), write)
+    return None
+
+
+def _entries_of(path: Path, form: str, began_ns: int) -> Iterator[Entry]:
+    """What a journal would say of an output in order; files changed since `began_ns` count as changed."""
+    with open(path, "rb") as file:
+        for name, rows in groupby(_rows_in(file, form), key=lambda row: row[0]):
+            group = list(rows)
+            begin, end = group[0][1], group[-1][2]
+            size, mtime_ns = _state_before(name, began_ns)
+            with open(path, "rb") as again:
+                crc32 = crc_of(again, begin, end)
+            yield Entry(
+                path=name, size=size, mtime_ns=mtime_ns, begin=begin, end=end, crc32=crc32,
+                status=group[0][3], seconds=max(row[4] for row in group),
+            )  # fmt: skip
+
+
+def _rows_in(file: BinaryIO, form: str) -> Iterator[tuple[str, int, int, Status, float]]:
+    """Path, first and last byte, status and seconds of each row; the head is left out."""
+    begin = 0
+    for row in file if form == "ndjson" else quoted_rows(file):
+        end = begin + len(row)
+        if form == "ndjson":
+            shown = json.loads(row)
+            if "audiotag" not in shown:
+                yield shown["path"], begin, end, shown["status"], shown.get("duration", 0.0)
+        elif begin:
+            text = row.decode("utf-8", "surrogateescape")
+            cells = next(csv.reader(StringIO(text, newline=""), delimiter="," if form == "csv" else "\t"))
+            seconds = float(cells[3]) - float(cells[2]) if cells[3] else 0.0
+            yield cells[0], begin, end, cells[1], seconds  # type: ignore[misc]
+        begin = end
+
+
+def quoted_rows(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Rows of separated values; a newline between quotes does not end one."""
+    row = b""
+    for line in lines:
+        row += line
+        if row.count(b'"') % 2 == 0:
+            yield row
+            row = b""
+
+
+def _state_before(name: str, began_ns: int) -> tuple[int | None, int | None]:
+    """Size and time of change of a file as inputs have them, or what no input has if it is newer."""
+    try:
+        found = os.stat(name)
+    except (OSError, ValueError):
+        return None, None
+    if not stat.S_ISREG(found.st_mode):
+        return None, None
+    return (found.st_size, found.st_mtime_ns) if found.st_mtime_ns < began_ns else (-1, -1)

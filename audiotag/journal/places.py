@@ -1,0 +1,59 @@
+"""Which files lie beside an output, and whether a run may begin to write it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from audiotag.errors import OutputError
+from audiotag.journal.disk import write_beside
+
+Mode = Literal["new", "overwrite", "resume"]
+
+
+def journal_path(path: Path) -> Path:
+    """Where the journal of an output lies."""
+    return path.with_name(path.name + ".journal")
+
+
+def provenance_path(path: Path) -> Path:
+    """Where a finished run says what made the output."""
+    return path.with_name(path.name + ".run.json")
+
+
+def side_path(path: Path) -> Path:
+    """Where the records of a format that cannot be appended to are gathered."""
+    return path.with_name(path.name + ".journal.ndjson")
+
+
+def check_output(path: Path, mode: Mode) -> None:
+    """Looks whether a run may begin to write here, before anything is loaded.
+
+    Raises:
+        OutputError: it may not.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder. Choose a file")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}. Make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: its folder may not be written to. Choose another place")
+    if mode != "new":
+        return
+    if journal_path(path).exists():
+        raise OutputError(f"{path}: holds an unfinished run. Go on with --resume, or begin anew with --overwrite")
+    if os.path.lexists(path):
+        raise OutputError(f"{path}: exists. Choose another name, or replace it with --overwrite")
+
+
+def write_provenance(path: Path, provenance: Mapping[str, Any]) -> None:
+    """Puts what made an output beside it."""
+    text = json.dumps(provenance, indent=2) + "\n"
+    write_beside(provenance_path(path), lambda output: _ignore(output.write(text.encode("ascii"))))
+
+
+def _ignore(value: object) -> None:
+    pass
