@@ -21,7 +21,7 @@ from hub_server import Fault, HubServer, hub_server
 from audiotag import hub
 from audiotag.config import ModelConfig
 from audiotag.errors import HubError, ModelError, UsageError
-from audiotag.hub import HubId, cached_commit, parse_hub_id, pull, resolve_model
+from audiotag.hub import HubId, cached_commit, exporting, parse_hub_id, pull, resolve_model
 from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, write_configs
 from audiotag.options import EngineOptions
 
@@ -457,7 +457,7 @@ def test_missing_onnx_without_torch_says_what_to_install(
     server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.publish(ID, {name: content for name, content in files.items() if not name.startswith("onnx")})
-    monkeypatch.setattr(hub, "find_spec", lambda name: None)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
     assert "pip install 'audiotag-cli[torch]'" in failure()
 
 

@@ -1,0 +1,33 @@
+"""Where things lie on this machine, and whether it may use the network: what the environment says at each call."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def hub_cache() -> Path:
+    """The Hub's cache folder, by the rules of `huggingface_hub.constants`, without importing it."""
+    given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return Path(_expanded(given)) if given else _huggingface_home() / "hub"
+
+
+def _huggingface_home() -> Path:
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(_expanded(home))
+
+
+def audiotag_cache() -> Path:
+    """Where audiotag keeps what it made itself: `$AUDIOTAG_CACHE`, or `audiotag` in the user's cache folder."""
+    given = os.environ.get("AUDIOTAG_CACHE")
+    return Path(_expanded(given or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "audiotag")))
+
+
+def _expanded(path: str) -> str:
+    return os.path.expandvars(os.path.expanduser(path))
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids the network, by the variables of `huggingface_hub`."""
+    asked = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return asked.upper() in ("1", "ON", "YES", "TRUE")
