@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from audiotag.errors import OutputError, UsageError
 from audiotag.writers.json_lines import JsonWriter, NdjsonWriter
@@ -25,16 +26,16 @@ class Format:
     make: Callable[..., Writer]  # (out: Output, *, header: Header | None)
     suffixes: tuple[str, ...]
     description: str
-    header_if_asked: bool = False  # it can open with the header, but does so only for --header
+    header: Literal["never", "if asked", "always"] = "never"  # whether it tells of the run
     is_appended: bool = True  # no record depends on those before; else a file is made from NDJSON at the end
     package: str | None = None  # what has to be installed, the extra's name being the format's
 
 
 FORMATS: dict[str, Format] = {
     "table": Format(make=TableWriter, suffixes=(".txt",), description="for people", is_appended=False),
-    "json": Format(make=JsonWriter, suffixes=(".json",), description="one object", is_appended=False),
+    "json": Format(make=JsonWriter, suffixes=(".json",), description="one object", header="always", is_appended=False),
     "ndjson": Format(
-        make=NdjsonWriter, suffixes=(".ndjson", ".jsonl"), description="a JSON object a line", header_if_asked=True
+        make=NdjsonWriter, suffixes=(".ndjson", ".jsonl"), description="a JSON object a line", header="if asked"
     ),
     "csv": Format(make=SeparatedWriter, suffixes=(".csv",), description="a row a tag"),
     "tsv": Format(make=TsvWriter, suffixes=(".tsv",), description="a row a tag, tabs"),
@@ -43,8 +44,8 @@ FORMATS: dict[str, Format] = {
         make=RavenWriter, suffixes=(".selections.txt",), description="selection table", is_appended=False
     ),
     "parquet": Format(
-        make=ParquetWriter, suffixes=(".parquet",), description="columns with types", is_appended=False,
-        package="pyarrow",
+        make=ParquetWriter, suffixes=(".parquet",), description="columns with types", header="always",
+        is_appended=False, package="pyarrow",
     ),
 }  # fmt: skip
 
@@ -65,8 +66,9 @@ def pick_format(name: str | None, out: Path | None, *, header: bool = False) -> 
     package = FORMATS[name].package
     if package is not None and find_spec(package) is None:
         raise OutputError(f"format {name}: {package} is not installed. pip install 'audiotag-cli[{name}]'")
-    if header and name not in ("ndjson", "json", "parquet"):
-        raise UsageError(f"header: {name} has no place for it. Use ndjson, json or parquet")
+    if header and FORMATS[name].header == "never":
+        able = [each for each, form in FORMATS.items() if form.header != "never"]
+        raise UsageError(f"header: {name} has no place for it. Use {', '.join(able[:-1])} or {able[-1]}")
     return name
 
 
@@ -82,4 +84,4 @@ def _format_of_suffix(out: Path) -> str:
 def open_writer(name: str, out: Output, *, header: Header, asked_for_header: bool = False) -> Writer:
     """The writer of a format; NDJSON gets the header only if it was asked for."""
     chosen = FORMATS[name]
-    return chosen.make(out, header=header if asked_for_header or not chosen.header_if_asked else None)
+    return chosen.make(out, header=header if asked_for_header or chosen.header != "if asked" else None)
