@@ -235,3 +235,16 @@ def train_only(
     model = model_config(("high", "hiss", "low"), recipe)
     learning, held_out = split(load(clips, model, recipe, cache=work.parent / "cache"), recipe.fold)
     Trainer(model, recipe, learning, held_out, work, on_progress).run(resume=resume)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "does not exist"), (b"", "is truncated"), (b"PK\3\4 and no more", "is truncated")],
+    ids=["none", "empty", "cut"],
+)  # fmt: skip
+def test_a_checkpoint_that_cannot_be_read_says_why(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / LAST_CHECKPOINT
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)

@@ -41,9 +41,9 @@ def load_archive(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}. Check the file") from error
     except zipfile.BadZipFile as error:
         what = "is truncated, or no checkpoint of PyTorch 1.6 or newer"
-        raise CheckpointError(f"{path}: {what}. Fetch it again") from error
+        raise CheckpointError(f"{path}: {what}. Fetch or make it again") from error
     except _DAMAGE as error:
-        raise CheckpointError(f"{path}: is damaged: {error}. Fetch it again") from error
+        raise CheckpointError(f"{path}: is damaged: {error}. Fetch or make it again") from error
     if not isinstance(saved, dict):
         raise CheckpointError(f"{path}: holds a {type(saved).__name__} instead of a checkpoint")
     return saved

@@ -12,7 +12,7 @@ from audiotag.errors import CheckpointError
 from audiotag.model_folder import model_config_from_json
 from audiotag.network import AudioRepInceptionNeXt, fuse
 
-OUR_FORMAT = "audiotag-checkpoint"
+CHECKPOINT_FORMAT = "audiotag-checkpoint"
 
 
 def convert_ours(

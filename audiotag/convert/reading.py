@@ -8,7 +8,7 @@ from audiotag import __version__
 from audiotag.convert.archive import load_archive
 from audiotag.convert.authors import convert_authors
 from audiotag.convert.filling import Converted
-from audiotag.convert.ours import OUR_FORMAT, convert_ours
+from audiotag.convert.ours import CHECKPOINT_FORMAT, convert_ours
 from audiotag.errors import CheckpointError, UsageError
 from audiotag.model_folder import sha256_of
 
@@ -26,7 +26,7 @@ def read_checkpoint(path: Path, *, dataset: str | None = None, labels: tuple[str
         "checkpoint": path.name,
         "checkpoint_sha256": sha256_of(path),
     }
-    if saved.get("format") == OUR_FORMAT:
+    if saved.get("format") == CHECKPOINT_FORMAT:
         if dataset is not None:
             raise UsageError(f"{path}: is a checkpoint of `audiotag train`, which knows its audio. Leave out --dataset")
         return convert_ours(saved, path, labels, origin)

@@ -7,12 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from audiotag.config import TrainConfig
+from audiotag.convert import CHECKPOINT_FORMAT, load_archive
 from audiotag.errors import CheckpointError
 
-CHECKPOINT_FORMAT = "audiotag-checkpoint"
 CHECKPOINT_VERSION = 1
 LAST_CHECKPOINT = "checkpoint_last.pt"
 BEST_CHECKPOINT = "checkpoint_best.pt"
@@ -29,11 +27,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, or it is not one of ours.
     """
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}. Train without --resume") from error
-    if not isinstance(saved, dict) or saved.get("format") != CHECKPOINT_FORMAT:
+    saved = load_archive(path)
+    if saved.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(f"{path}: is not a checkpoint of `audiotag train`")
     return saved
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from audiotag.config import ModelConfig, TrainConfig
+from audiotag.convert import CHECKPOINT_FORMAT
 from audiotag.errors import CheckpointError
 from audiotag.model_folder import ModelFolder
 from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
@@ -27,7 +28,6 @@ from audiotag.training.batches import BatchSource, Data
 from audiotag.training.calibration import pooled_scores
 from audiotag.training.checkpoint import (
     BEST_CHECKPOINT,
-    CHECKPOINT_FORMAT,
     CHECKPOINT_VERSION,
     LAST_CHECKPOINT,
     comparable,
