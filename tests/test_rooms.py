@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,11 @@ PACKAGE = Path(audiotag.__file__).parent
 # From the ground up. A module imports only from rows above its own; inside L3 and L5 also from its own row.
 ROWS: dict[str, tuple[str, ...]] = {
     "L0": ("errors", "config", "published", "labels", "options", "thresholds", "results", "writers", "inputs"),
-    "L1": ("audio", "windows", "frontend", "scores", "events"),
+    "L1": ("audio", "windows", "frontend", "scores"),
     "L2": ("model_folder", "network", "engines"),
     "L3": (
         "hub", "pipeline", "tagger", "journal", "run", "merge", "reformat", "convert", "equalise", "export",
-        "model_card", "report", "selftest", "benchmark",
+        "model_card", "selftest", "benchmark",
     ),
     "L4": ("training",),
     "L5": ("cli", "__main__"),
@@ -85,6 +86,14 @@ def each_module(of: Callable[[str], bool] = lambda room: True) -> pytest.MarkDec
 
 def test_every_room_stands_in_the_table() -> None:
     assert {room for room, _, _ in MODULES} <= set(ROW_OF)
+
+
+def test_the_readme_shows_the_same_rows() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| layer | modules |")[2].partition("\n\n")[0]
+    shown = [set(re.findall(r"`(\w+)`", row)) for row in table.splitlines()[2:]]
+    here = {room for room, _, _ in MODULES} - {"__main__"}
+    assert shown == [here & set(rooms) for rooms in ROWS.values()]
 
 
 @each_module()
