@@ -97,6 +97,20 @@ def test_default_thresholds_lie_above_sounds_without_anything_to_name_but_leave_
     assert default_thresholds(scores, clips, ("Dog", "Siren"), negatives) == (0.51, MOST_DEFAULT_THRESHOLD)
 
 
+def test_default_thresholds_let_one_in_twenty_outside_clips_get_a_tag() -> None:
+    inside = [clip_of("Dog", number) for number in range(200)]  # so many that F1 would tag nearly everything
+    outside = [clip_of("Zither", number) for number in range(40)]
+    scores = np.concatenate([np.linspace(0.3, 0.9, 200), np.linspace(0.2, 0.7, 40)])[:, None]
+    (threshold,) = default_thresholds(scores, [*inside, *outside], ("Dog",), np.zeros((1, 1)))
+    assert (scores[200:] >= threshold).sum() == 2
+    few = default_thresholds(scores[:-30], [*inside, *outside[:10]], ("Dog",), np.zeros((1, 1)))
+    assert few == (LEAST_DEFAULT_THRESHOLD,)  # ten clips say little about one in twenty
+
+
+def clip_of(label: str, number: int) -> LabelledClip:
+    return LabelledClip(path=Path(f"{label}{number}.wav"), labels=(label,), fold="1", group=str(number))
+
+
 def test_the_card_shows_every_figure(measured: tuple[Path, ModelConfig]) -> None:
     folder, config = measured
     card = (folder / "README.md").read_text(encoding="utf-8")

@@ -24,6 +24,8 @@ from audiotag.training.negatives import negative_scores, negatives_tagged
 LEAST_DEFAULT_THRESHOLD = 0.35  # a tag shown without being asked for is not to be wrong two times in three
 MOST_DEFAULT_THRESHOLD = 0.9  # that a sound without anything to name can ask for: every label can still be shown
 NEGATIVE_MARGIN = 0.01  # of a default threshold above every such sound
+MOST_OUTSIDE_TAGGED = 0.05  # share of the clips with no label of the model that may get a tag
+LEAST_OUTSIDE_CLIPS = 20  # from where one of them is not more than that share
 SEED_OF_NEGATIVES: dict[PrecisionName, int] = {
     "fp32": 1,
     "int8": 2,
@@ -100,7 +102,7 @@ def measure_negatives(folder: Path, model: ModelConfig) -> ModelConfig:
     Default thresholds are raised above such sounds, as `measure_model` does. Configuration and card are written.
     """
     write_configs(folder, model)
-    thresholds = _raised(np.array(model.thresholds), _negative_scores(folder))
+    thresholds = _rounded(_above_negatives(np.array(model.thresholds), _negative_scores(folder)))
     write_configs(folder, replace(model, thresholds=thresholds))
     metrics = {**model.metrics, "negatives": _negatives_tagged(folder)}
     model = replace(model, thresholds=thresholds, metrics=metrics)
@@ -114,18 +116,36 @@ def default_thresholds(
 ) -> tuple[float, ...]:
     """The threshold of each label that is shown without being asked for.
 
-    The one for F1, but none below `LEAST_DEFAULT_THRESHOLD`, and raised above what sounds without anything to name
-    reach: they have no place in F1 on labelled clips, but people have them.
+    The one for F1, but none below `LEAST_DEFAULT_THRESHOLD`; raised above what sounds without anything to name reach,
+    and to where at most `MOST_OUTSIDE_TAGGED` of the clips with no label of the model get a tag. Neither has a place in
+    F1 on labelled clips, but people have both.
 
     Shape: scores `[clip, class]`, negatives `[sound, class]`.
     """
-    for_f1 = f1_thresholds(scores, label_matrix(clips, labels))
-    return _raised(np.maximum(for_f1, LEAST_DEFAULT_THRESHOLD), negatives)
+    targets = label_matrix(clips, labels)
+    thresholds = np.maximum(f1_thresholds(scores, targets), LEAST_DEFAULT_THRESHOLD)
+    thresholds = _above_negatives(thresholds, negatives)
+    outside = scores[~targets.any(axis=1)]
+    if len(outside) >= LEAST_OUTSIDE_CLIPS:
+        thresholds = np.maximum(thresholds, _least_for_outside(outside, thresholds))
+    return _rounded(thresholds)
 
 
-def _raised(thresholds: ScoreArray, negatives: ScoreArray) -> tuple[float, ...]:
-    above_negatives = np.minimum(negatives.max(axis=0) + NEGATIVE_MARGIN, MOST_DEFAULT_THRESHOLD)
-    return tuple(round(float(value), THRESHOLD_DIGITS) for value in np.maximum(thresholds, above_negatives))
+def _least_for_outside(outside: ScoreArray, thresholds: ScoreArray) -> float:
+    """The least threshold of all labels for `MOST_OUTSIDE_TAGGED`: one number, because few clips cannot choose many."""
+    strongest_tags = np.sort(np.where(outside >= thresholds, outside, 0.0).max(axis=1))[::-1]
+    least = strongest_tags[int(MOST_OUTSIDE_TAGGED * len(outside))] + NEGATIVE_MARGIN
+    return float(min(least, MOST_DEFAULT_THRESHOLD))
+
+
+def _above_negatives(thresholds: ScoreArray, negatives: ScoreArray) -> ScoreArray:
+    return np.asarray(
+        np.maximum(thresholds, np.minimum(negatives.max(axis=0) + NEGATIVE_MARGIN, MOST_DEFAULT_THRESHOLD))
+    )
+
+
+def _rounded(thresholds: ScoreArray) -> tuple[float, ...]:
+    return tuple(round(float(value), THRESHOLD_DIGITS) for value in thresholds)
 
 
 def _outside_tagged(scored: dict[PrecisionName, _Scored], model: ModelConfig) -> dict[str, Any]:
