@@ -254,8 +254,15 @@ def write_weights(
     Raises:
         ModelError: a file is not what it should be; then it is not written.
     """
-    (folder / ONNX).parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     save_fused(network, folder / WEIGHTS)
+    _write_onnx(folder, network, config, calibration)
+
+
+def _write_onnx(
+    folder: Path, network: AudioRepInceptionNeXt, config: ModelConfig, calibration: Iterable[FloatArray] | None
+) -> None:
+    (folder / ONNX).parent.mkdir(exist_ok=True)
     export_onnx(network, folder / ONNX, n_frames=config.window.n_frames, n_mels=config.frontend.n_mels)
     if calibration is not None:
         quantise_int8(network, folder / ONNX_INT8, calibration)
@@ -269,11 +276,8 @@ def export_folder(folder: ModelFolder, *, calibrate: Path | None = None) -> None
         DataError: `calibrate` holds no audio.
     """
     network = load_fused(folder.file(WEIGHTS), folder.config.network)
-    path = folder.path / ONNX
-    path.parent.mkdir(exist_ok=True)
-    export_onnx(network, path, n_frames=folder.config.window.n_frames, n_mels=folder.config.frontend.n_mels)
-    if calibrate is not None:
-        quantise_int8(network, folder.path / ONNX_INT8, calibration_log_mels(calibrate, folder.config))
+    calibration = None if calibrate is None else calibration_log_mels(calibrate, folder.config)
+    _write_onnx(folder.path, network, folder.config, calibration)
 
 
 def verify_folder(folder: ModelFolder) -> float:
