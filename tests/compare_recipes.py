@@ -4,8 +4,8 @@
 
 One table compares members of the family (widths, windows and mel bands), one the kernels of the multi-branch block, and
 one takes parts of the recipe away. Each variant is trained alike: same clips, folds, steps, batches and seed. Variants
-that are finished are not trained again, so the script can be stopped and run once more. The tables also go into the
-notes of the embedded model, which end its card.
+that are finished are not trained again, so the script can be stopped and run once more. A table goes into the notes of
+the embedded model, which end its card, as soon as its variants are finished.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from pages import write_between_markers
 
 from audiotag.benchmark import engine_seconds
-from audiotag.config import TrainConfig
+from audiotag.config import FrontEndConfig, TrainConfig
 from audiotag.engines.onnx import OnnxEngine
 from audiotag.model_folder import ONNX, ModelFolder, open_model_folder
 from audiotag.options import core_count
@@ -91,18 +91,18 @@ def main() -> None:
         warmup_steps=min(TrainConfig.warmup_steps, arguments.steps // 4),
     )  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
-    cache, lines = arguments.cache or arguments.out / "cache", [_conditions(budget)]
+    cache = arguments.cache or arguments.out / "cache"
     for title, variants in TABLES.items():
         folders = [_trained(variant, budget, arguments.manifest, arguments.out, cache) for variant in variants]
-        lines += ["", f"**{title}**", "", *table(variants, folders)]
-    write_between_markers(arguments.page, Path(__file__).name, lines)
-    print("\n".join(lines))
+        lines = [f"**{title}**, {_conditions(budget, folders[0].config.frontend)}", "", *table(variants, folders)]
+        write_between_markers(arguments.page, f"{Path(__file__).name}: {title}", lines)
+        print("\n".join([*lines, ""]))
 
 
-def _conditions(budget: TrainConfig) -> str:
+def _conditions(budget: TrainConfig, frontend: FrontEndConfig) -> str:
     return (
-        f"Each was trained for {budget.steps} steps of {budget.batch_size} windows, fold {budget.fold} held out, seed "
-        f"{budget.seed}; {date.today().isoformat()}, {core_count()} cores."
+        f"each trained for {budget.steps} steps of {budget.batch_size} windows, fold {budget.fold} held out, seed "
+        f"{budget.seed}, audio at {frontend.sample_rate} Hz; {date.today().isoformat()}, {core_count()} cores:"
     )
 
 
