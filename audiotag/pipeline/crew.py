@@ -68,8 +68,7 @@ class Crew:
         self._idle: deque[Generator[Item, None, None]] = deque()  # open clips that no thread is at
         self._waiting: deque[Item] = deque()  # decoded, and in no batch yet
         self._n_windows = 0  # among them
-        self._n_unread = 0  # batches that the caller has not got
-        self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._batches: SimpleQueue[_Batch | None] = SimpleQueue()  # that the caller has not got
         # Daemons: a thread that blocks in a read of stdin must not keep the process from ending.
         self._threads = [
             threading.Thread(target=self._work, name=f"audiotag-{number}", daemon=True)
@@ -81,11 +80,10 @@ class Crew:
     def scored_items(self) -> Iterator[tuple[Item, ScoreArray | None]]:
         """All items, windows with their scores `[class]`; an error of a thread comes after what was decoded before."""
         while (batch := self._batches.get()) is not None:
+            with self._news:
+                self._news.notify_all()  # there is room for another one
             items, future = batch
             scores = future.result()
-            with self._news:
-                self._n_unread -= 1
-                self._news.notify_all()
             yield from ((item, next(scores) if isinstance(item, WindowItem) else None) for item in items)
         if self._error is not None:
             raise self._error
@@ -156,7 +154,8 @@ class Crew:
         return self._take() if self._waiting else None
 
     def _take(self) -> _Task | None:
-        if self._n_computing == self._size.n_computing or self._n_unread >= BATCHES_AHEAD * self._size.n_computing:
+        n_calls = self._size.n_computing
+        if self._n_computing == n_calls or self._batches.qsize() >= BATCHES_AHEAD * n_calls:
             return None
         items, n_windows = [], 0
         while self._waiting and (n_windows < self._scorer.batch_size or not isinstance(self._waiting[0], WindowItem)):
@@ -165,12 +164,8 @@ class Crew:
         self._n_windows -= n_windows
         self._n_computing += 1
         batch: _Batch = (items, Future())
-        self._send(batch)
-        return partial(self._compute, *batch)
-
-    def _send(self, batch: _Batch) -> None:
-        self._n_unread += 1
         self._batches.put(batch)
+        return partial(self._compute, *batch)
 
     # --- tasks ---
 
