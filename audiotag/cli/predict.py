@@ -67,7 +67,7 @@ def predict(
         from audiotag.tagger import Tagger
 
         tagger = Tagger(folder, options=engine_options)
-        needs_header = header or FORMATS[name].header == "always"
+        needs_header = FORMATS[name].has_header(asked=header)
         writer = open_writer(
             name, output, header=tagger.run_header(tag_options) if needs_header else {}, asked_for_header=header
         )

@@ -30,6 +30,10 @@ class Format:
     is_appended: bool = True  # no record depends on those before; else a file is made from NDJSON at the end
     package: str | None = None  # what has to be installed, the extra's name being the format's
 
+    def has_header(self, *, asked: bool) -> bool:
+        """Whether a file of this format opens with what it tells of the run."""
+        return self.header == "always" or (asked and self.header == "if asked")
+
 
 FORMATS: dict[str, Format] = {
     "table": Format(make=TableWriter, suffixes=(".txt",), description="for people", is_appended=False),
@@ -84,4 +88,4 @@ def _format_of_suffix(out: Path) -> str:
 def open_writer(name: str, out: Output, *, header: Header, asked_for_header: bool = False) -> Writer:
     """The writer of a format; NDJSON gets the header only if it was asked for."""
     chosen = FORMATS[name]
-    return chosen.make(out, header=header if asked_for_header or chosen.header != "if asked" else None)
+    return chosen.make(out, header=header if chosen.has_header(asked=asked_for_header) else None)
