@@ -10,7 +10,7 @@ from audiotag.convert.filling import Converted, checked_tensors, empty_network, 
 from audiotag.convert.labels import check_label_count
 from audiotag.errors import CheckpointError
 from audiotag.model_folder import model_config_from_json
-from audiotag.network import AudioRepInceptionNeXt, fuse
+from audiotag.network import fuse
 
 CHECKPOINT_FORMAT = "audiotag-checkpoint"
 
@@ -36,8 +36,4 @@ def convert_ours(
     network = empty_network(config.network)
     fill_network(network, checked_tensors(tensors, path), {name: name for name in network.state_dict()}, path)
     provenance = {**config.provenance, **origin, "step": saved.get("step"), "recipe": saved.get("recipe")}
-    return Converted(_fused(network), replace(config, provenance=provenance))
-
-
-def _fused(network: AudioRepInceptionNeXt) -> AudioRepInceptionNeXt:
-    return fuse(network).float()
+    return Converted(fuse(network).float(), replace(config, provenance=provenance))

@@ -115,7 +115,7 @@ def lines_of(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def write_beside(
-    path: Path, write: Callable[[Output], None], *, before_replacing: Callable[[int, int], None] | None = None
+    path: Path, write: Callable[[Output], object], *, before_replacing: Callable[[int, int], None] | None = None
 ) -> tuple[int, int]:
     """Writes a file under another name and gives it its own when it is whole; its size and checksum."""
     partial = path.with_name(path.name + ".partial")

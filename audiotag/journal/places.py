@@ -52,8 +52,4 @@ def check_output(path: Path, mode: Mode) -> None:
 def write_provenance(path: Path, provenance: Mapping[str, Any]) -> None:
     """Puts what made an output beside it."""
     text = json.dumps(provenance, indent=2) + "\n"
-    write_beside(provenance_path(path), lambda output: _ignore(output.write(text.encode("ascii"))))
-
-
-def _ignore(value: object) -> None:
-    pass
+    write_beside(provenance_path(path), lambda output: output.write(text.encode("ascii")))
