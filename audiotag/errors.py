@@ -18,6 +18,15 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+# The extras of this package that bring what only some commands import.
+EXTRA_OF_PACKAGE = {"torch": "torch", "safetensors": "torch", "onnx": "torch", "yaml": "torch", "pyarrow": "parquet"}
+
+
+def install_line(package: str) -> str:
+    """The command that installs a package that audiotag can do without."""
+    extra = EXTRA_OF_PACKAGE.get(package)
+    return f"pip install {package}" if extra is None else f"pip install 'audiotag-cli[{extra}]'"
+
 
 class ExitCode(IntEnum):
     """What a shell sees when the program ends."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine
-from audiotag.errors import AudioError, EngineError, UsageError
+from audiotag.errors import AudioError, EngineError, UsageError, install_line
 from audiotag.hub import resolve_model
 from audiotag.inputs import Input
 from audiotag.labels import LabelSet
@@ -153,7 +153,7 @@ def choose_device(options: EngineOptions) -> str:
     if options.engine == "onnx" or options.precision == "int8" or not has_gpu():
         return "cpu"
     if find_spec("torch") is None:
-        logger.info("there is a GPU here, but torch is not installed: pip install 'audiotag-cli[torch]' to use it")
+        logger.info("there is a GPU here, but torch is not installed: %s to use it", install_line("torch"))
         return "cpu"
     from audiotag.engines.torch import devices_here
 
@@ -179,7 +179,7 @@ def _open_onnx(folder: ModelFolder, options: EngineOptions) -> Engine:
 
 def _open_torch(folder: ModelFolder, device: str, options: EngineOptions) -> Engine:
     if find_spec("torch") is None:
-        raise EngineError(f"engine torch on {device}: torch is not installed. pip install 'audiotag-cli[torch]'")
+        raise EngineError(f"engine torch on {device}: torch is not installed. {install_line('torch')}")
     from audiotag.engines.torch import TorchEngine
     from audiotag.network import load_fused
 

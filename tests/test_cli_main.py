@@ -27,6 +27,17 @@ finally:
     print("HEAVY", json.dumps([name for name in json.loads(sys.stdin.read()) if name in sys.modules]), file=sys.stderr)
 """
 
+_WITHOUT_TORCH = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "onnx", "safetensors"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+from audiotag.cli import main
+main()
+"""
+
 
 def run_probe(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str, str, list[str]]:
     """Exit code, stdout, stderr and the heavy packages that were imported."""
@@ -49,6 +60,26 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_version_imports_nothing_heavy() -> None:
     assert run_probe("--version") == (0, f"audiotag {audiotag.__version__}\n", "", [])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "clips", "--out", "model"],
+        ["refit", "weights", "clips", "--out", "model"],
+        ["fuse", "checkpoint.pyth", "--out", "model"],
+        ["export", "weights"],
+    ],
+)
+def test_what_needs_torch_says_what_to_install(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "weights").symlink_to(Path(__file__).parents[1] / "weights" / "default")
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "checkpoint.pyth").touch()
+    command = [sys.executable, "-c", _WITHOUT_TORCH, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "is not installed, and this command needs it. pip install 'audiotag-cli[torch]'" in done.stderr
 
 
 @pytest.mark.parametrize(

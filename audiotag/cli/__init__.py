@@ -24,7 +24,7 @@ from audiotag.cli.models import labels, models
 from audiotag.cli.predict import predict
 from audiotag.cli.reformat import reformat
 from audiotag.cli.train import refit, train
-from audiotag.errors import AudiotagError, ExitCode
+from audiotag.errors import EXTRA_OF_PACKAGE, AudiotagError, ExitCode, install_line
 from audiotag.writers import output_error
 
 # Newer Typer releases carry their own copy of click, older ones import it; both are reached from a public name.
@@ -124,6 +124,9 @@ def _explain(error: Exception) -> int:
         return _report(message + ("" if message.endswith((".", "?")) else ".") + way_out, ExitCode.USAGE)
     if isinstance(error, AudiotagError):
         return _report(str(error), error.exit_code)
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRA_OF_PACKAGE:
+        way_out = install_line(error.name)
+        return _report(f"{error.name}: is not installed, and this command needs it. {way_out}", ExitCode.COULD_NOT_RUN)
     if isinstance(error, OSError) and error.errno in _STDOUT_IS_FULL:
         return _explain(output_error("stdout", error))
     what = f"{type(error).__name__}: {error}".rstrip(": ")

@@ -17,7 +17,7 @@ import typer
 
 from audiotag import __version__
 from audiotag.cli import options
-from audiotag.errors import AudiotagError, ExitCode, UsageError
+from audiotag.errors import AudiotagError, ExitCode, UsageError, install_line
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS
 from audiotag.options import core_count
 
@@ -98,7 +98,7 @@ def machine_checks(model: str | None) -> Iterator[Check]:
 
 def _package(name: str, *, needed: bool) -> Check:
     if find_spec(name) is None:
-        return Check(name, "failed" if needed else "absent", f"not installed: {_install_line(name)}")
+        return Check(name, "failed" if needed else "absent", f"not installed: {install_line(name)}")
     try:
         module = import_module(name)
         return Check(name, "ok", str(getattr(module, "__version__", "installed")) + _libraries(name, module))
@@ -115,15 +115,10 @@ def _libraries(name: str, module: Any) -> str:
     return f", {', '.join(module.get_available_providers())}" if name == "onnxruntime" else ""
 
 
-def _install_line(name: str) -> str:
-    extra = {"torch": "torch", "safetensors": "torch", "onnx": "torch", "pyarrow": "parquet"}.get(name)
-    return f"pip install {name}" if extra is None else f"pip install 'audiotag-cli[{extra}]'"
-
-
 def _devices() -> Iterator[Check]:
     yield Check("device cpu", "ok", "engine onnx, fp32 and int8, without torch")
     if find_spec("torch") is None:
-        yield Check("device cuda, mps", "absent", f"torch is not installed: {_install_line('torch')}")
+        yield Check("device cuda, mps", "absent", f"torch is not installed: {install_line('torch')}")
         return
     from audiotag.engines.torch import check_device
 

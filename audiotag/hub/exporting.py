@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from audiotag.errors import HubError, ModelError
+from audiotag.errors import HubError, ModelError, install_line
 from audiotag.hub.files import has_needed
 from audiotag.hub.places import audiotag_cache
 from audiotag.model_folder import (
@@ -23,8 +23,6 @@ from audiotag.model_folder import (
     sha256_of,
 )
 from audiotag.options import EngineOptions
-
-EXTRA = "pip install 'audiotag-cli[torch]'"
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ def open_exported(folder: ModelFolder) -> ModelFolder | None:
 def export(folder: ModelFolder) -> ModelFolder:
     """Exports a model's weights once, in a folder that appears whole or not at all."""
     if find_spec("torch") is None or find_spec("onnx") is None:
-        raise HubError(f"{folder.name}: has no ONNX file, and making one needs PyTorch. Run `{EXTRA}`")
+        raise HubError(f"{folder.name}: has no ONNX file, and making one needs PyTorch. {install_line('torch')}")
     from audiotag.export import export_folder
 
     target = exported_folder(folder.name, str(folder.revision))

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 from audiotag.audio import AudioStream, Source, open_audio, read_excerpts
 from audiotag.config import ModelConfig
@@ -82,8 +83,12 @@ class ClipDecoder:
 
 
 def _source(given: Input) -> Source:
-    # Unbuffered: a thread that blocks in a read of the buffered sys.stdin holds its lock, and Python cannot end.
-    return open(0, "rb", buffering=0, closefd=False) if given.source is None else given.source
+    return _open_stdin() if given.source is None else given.source
+
+
+def _open_stdin() -> BinaryIO:
+    """Unbuffered: a thread that blocks in a read of the buffered `sys.stdin` holds its lock, and Python cannot end."""
+    return open(0, "rb", buffering=0, closefd=False)
 
 
 @contextmanager
@@ -92,7 +97,7 @@ def _reopenable(given: Input) -> Iterator[Source]:
     if given.source is not None:
         yield given.source
         return
-    with open(0, "rb", buffering=0, closefd=False) as stdin, tempfile.TemporaryFile() as copy:
+    with _open_stdin() as stdin, tempfile.TemporaryFile() as copy:
         shutil.copyfileobj(stdin, copy)
         yield copy
 

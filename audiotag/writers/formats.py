@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from audiotag.errors import OutputError, UsageError
+from audiotag.errors import OutputError, UsageError, install_line
 from audiotag.writers.json_lines import JsonWriter, NdjsonWriter
 from audiotag.writers.output import Output
 from audiotag.writers.parquet import ParquetWriter
@@ -69,7 +69,7 @@ def pick_format(name: str | None, out: Path | None, *, header: bool = False) -> 
         raise UsageError(f"format {name!r}: not known. Use one of {', '.join(FORMATS)}")
     package = FORMATS[name].package
     if package is not None and find_spec(package) is None:
-        raise OutputError(f"format {name}: {package} is not installed. pip install 'audiotag-cli[{name}]'")
+        raise OutputError(f"format {name}: {package} is not installed. {install_line(package)}")
     if header and FORMATS[name].header == "never":
         able = [each for each, form in FORMATS.items() if form.header != "never"]
         raise UsageError(f"header: {name} has no place for it. Use {', '.join(able[:-1])} or {able[-1]}")
