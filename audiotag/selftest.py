@@ -73,7 +73,7 @@ def answers_of(folder: ModelFolder, options: EngineOptions) -> Answers:
 
 
 def write_wav(path: Path, samples: FloatArray, sample_rate: int) -> None:
-    """A 16-bit mono file."""
+    """A 16-bit mono file: the same bytes with every release of libsndfile, as recorded answers need."""
     with wave.open(str(path), "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)

@@ -28,7 +28,8 @@ from audiotag.engines.onnx import OnnxEngine
 from audiotag.model_folder import ONNX, ModelFolder, open_model_folder
 from audiotag.options import core_count
 from audiotag.training import batches
-from audiotag.training.checkpoint import LAST_CHECKPOINT, work_folder
+from audiotag.training.checkpoint import LAST_CHECKPOINT
+from audiotag.training.places import work_folder
 from audiotag.training.train import train
 
 NOTES = Path(__file__).parents[1] / "weights" / "default" / "NOTES.md"

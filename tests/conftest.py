@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,11 @@ def _only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def assert_no_threads_left() -> None:
+    """Every thread of a run has ended."""
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("audiotag-")] == []
 
 
 # --- synthetic sound: float32 [sample], peak below 1 ---

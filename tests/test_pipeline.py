@@ -12,6 +12,7 @@ from typing import cast
 
 import numpy as np
 import pytest
+from conftest import assert_no_threads_left
 
 from audiotag.engines import FloatArray
 from audiotag.inputs import Input
@@ -194,4 +195,4 @@ def test_stopping_closes_clips_that_were_open() -> None:
     next(crew.scored_items())
     crew.stop()
     assert is_closed.is_set()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("audiotag-")]
+    assert_no_threads_left()

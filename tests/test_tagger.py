@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY_CONFIG, TINY_RATE, chirp, click_train, noise, silence, siren, stereo, tone
+from conftest import (
+    TINY_CONFIG,
+    TINY_RATE,
+    assert_no_threads_left,
+    chirp,
+    click_train,
+    noise,
+    silence,
+    siren,
+    stereo,
+    tone,
+)
 
 import audiotag
 from audiotag.config import NetworkConfig
@@ -318,10 +329,6 @@ def test_what_came_before_an_error_of_the_inputs_is_not_lost(tagger: Tagger, cli
     assert [next(results).path for _ in clips] == [str(path) for path in clips]
     with pytest.raises(UsageError, match="the list is gone"):
         next(results)
-
-
-def assert_no_threads_left() -> None:
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("audiotag-")] == []
 
 
 @pytest.fixture

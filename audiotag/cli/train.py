@@ -115,9 +115,11 @@ def refit(
 
 
 def _refuse_to_overwrite(out: Path, *, resume: bool) -> None:
+    from audiotag.training.places import work_folder
+
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file, but a model is a folder. Choose another name")
-    if (out / "config.json").exists() or (not resume and out.with_name(out.name + ".training").exists()):
+    if (out / "config.json").exists() or (not resume and work_folder(out).exists()):
         raise OutputError(f"{out}: holds a model or a training already. Choose another folder, or --resume a training")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from audiotag.hub.asking import Offer, ask
 from audiotag.hub.files import DOWNLOADED
 from audiotag.hub.names import HubId
-from audiotag.hub.places import audiotag_cache, is_offline
+from audiotag.hub.places import audiotag_cache, is_offline, write_small
 from audiotag.model_folder import WEIGHTS, ModelFolder, sha256_of
 
 
@@ -71,9 +70,5 @@ def _read_record(repo: str, commit: str) -> dict[str, str]:
 
 def write_record(hub_id: HubId, offer: Offer) -> None:
     """Notes the checksums that the Hub named for a commit, where that can be written."""
-    path = record_path(hub_id.repo, offer.commit)
     with contextlib.suppress(OSError):  # it only makes things nicer
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(offer.checksums, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_small(record_path(hub_id.repo, offer.commit), json.dumps(offer.checksums, indent=2) + "\n")

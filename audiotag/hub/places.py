@@ -1,4 +1,4 @@
-"""Where things lie on this machine, and whether it may use the network: what the environment says at each call."""
+"""Where things lie on this machine, how notes are put there, and whether the environment allows the network."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ def audiotag_cache() -> Path:
 
 def _expanded(path: str) -> str:
     return os.path.expandvars(os.path.expanduser(path))
+
+
+def write_small(path: Path, text: str) -> None:
+    """Writes a file that others may read at the same time: what they find is the old text or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def is_offline() -> bool:

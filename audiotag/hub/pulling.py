@@ -14,7 +14,7 @@ from audiotag.hub.exporting import with_onnx
 from audiotag.hub.failures import cache_error
 from audiotag.hub.files import CARD, DOWNLOADED, files_needed, has_needed
 from audiotag.hub.names import HubId
-from audiotag.hub.places import hub_cache, is_offline
+from audiotag.hub.places import hub_cache, is_offline, write_small
 from audiotag.model_folder import CONFIG, ONNX, PREPROCESSOR, WEIGHTS, ModelFolder, open_model_folder
 from audiotag.options import EngineOptions
 
@@ -90,11 +90,7 @@ def _forget(path: Path) -> None:
 def _remember(hub_id: HubId, commit: str) -> None:
     if cached_commit(hub_id) == commit:  # a cache that cannot be written is still good for this
         return
-    ref = hub_id.storage / "refs" / hub_id.revision
     try:
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        partial = ref.with_name(f".{ref.name}.{os.getpid()}.partial")
-        partial.write_text(commit, encoding="utf-8")
-        partial.replace(ref)
+        write_small(hub_id.storage / "refs" / hub_id.revision, commit)
     except OSError as error:
         raise cache_error(hub_id, error) from error

@@ -1,4 +1,4 @@
-"""Where a training keeps its state, and how it is read again."""
+"""The state of a training: how it is told apart from other files, read again, and compared with a recipe."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from audiotag.errors import CheckpointError
 CHECKPOINT_VERSION = 1
 LAST_CHECKPOINT = "checkpoint_last.pt"
 BEST_CHECKPOINT = "checkpoint_best.pt"
-
-
-def work_folder(out: Path) -> Path:
-    """Where the checkpoints and log-mels of a training lie: beside the model folder, which is to be published."""
-    return out.parent / (out.name + ".training")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

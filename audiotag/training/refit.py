@@ -18,11 +18,12 @@ from audiotag.export import write_weights
 from audiotag.model_folder import open_model_folder
 from audiotag.training.batches import Data, load, split
 from audiotag.training.calibration import fit_platt, fold_into_head
-from audiotag.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, load_checkpoint, recipe_of, work_folder
+from audiotag.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, load_checkpoint, recipe_of
 from audiotag.training.credits import write_credits
 from audiotag.training.dataset import LabelledClip, choose_labels, label_matrix, read_dataset
 from audiotag.training.figures import measure_negatives
 from audiotag.training.finish import fused_checkpoint, provenance, ranges_data
+from audiotag.training.places import work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.trainer import Progress, Trainer
 from audiotag.training.validation import window_logits

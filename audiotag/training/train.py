@@ -12,9 +12,9 @@ from pathlib import Path
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.model_folder import ModelFolder
 from audiotag.training.batches import check_fold, load, split
-from audiotag.training.checkpoint import work_folder
 from audiotag.training.dataset import choose_labels, read_dataset
 from audiotag.training.finish import finish
+from audiotag.training.places import work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.start import check_start
 from audiotag.training.trainer import Progress, Trainer
