@@ -183,6 +183,17 @@ def test_a_terminal_gets_a_table(write_wav: WriteWav, broken: str) -> None:
     assert (process.returncode, complaint) == (3, b"")
 
 
+def test_a_table_says_how_to_see_more_where_nothing_is_shown(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:
+    write_wav("a.wav", tone())
+    write_wav("b.wav", chirp())
+    arguments = ("predict", "a.wav", "b.wav", "-t", "1", "-f", "table")
+    ran = run_audiotag(*arguments)
+    assert ran.stderr == "audiotag: no label reached its threshold in 2 of 2. A lower -t shows weaker ones\n"
+    assert run_audiotag(*arguments, "--quiet").stderr == ""
+    assert run_audiotag(*arguments[:-1], "csv").stderr == ""
+    assert run_audiotag("predict", "a.wav", "-t", "0", "-f", "table").stderr == ""
+
+
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
@@ -17,7 +18,7 @@ from audiotag.inputs import Found, Input, find_inputs
 from audiotag.labels import LabelSet
 from audiotag.model_folder import ModelFolder
 from audiotag.options import EngineOptions, TagOptions
-from audiotag.results import Failure, Result
+from audiotag.results import Failure, Result, Status
 from audiotag.writers import FORMATS, Writer, open_output, open_writer, pick_format
 
 logger = logging.getLogger(__name__)
@@ -72,8 +73,11 @@ def predict(
             name, output, header=tagger.run_header(tag_options) if needs_header else {}, asked_for_header=header
         )
         with closing(tagger.tag_many(found, options=tag_options)) as results:
-            n_failed = _write(results, writer, tells=name != "table")
-    return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
+            counts = _write(results, writer, tells=name != "table")
+    if name == "table" and counts["empty"] and not quiet:
+        how_many = f"{counts['empty']} of {counts.total()}"
+        typer.echo(f"audiotag: no label reached its threshold in {how_many}. A lower -t shows weaker ones", err=True)
+    return ExitCode.SOME_FAILED if counts["failed"] else ExitCode.OK
 
 
 def check_labels(tag_options: TagOptions, folder: ModelFolder) -> None:
@@ -108,15 +112,15 @@ def _without_skipped(found: Iterator[Found]) -> Iterator[Input]:
             logger.info("%s: skipped: %s", item.path, item.reason)
 
 
-def _write(results: Iterator[Result], writer: Writer, *, tells: bool) -> int:
-    """Writes the results and counts the failures; with `tells` stderr gets a line about each trouble too."""
-    n_failed = 0
+def _write(results: Iterator[Result], writer: Writer, *, tells: bool) -> Counter[Status]:
+    """Writes the results and counts how they ended; with `tells` stderr gets a line about each trouble too."""
+    counts: Counter[Status] = Counter()
     writer.begin()
     for result in results:
         writer.write(result)
-        n_failed += isinstance(result, Failure)
+        counts[result.status] += 1
         trouble = result.error if isinstance(result, Failure) else result.warning
         if tells and trouble is not None:
             logger.warning("%s: %s", result.path, trouble)
     writer.end()
-    return n_failed
+    return counts
