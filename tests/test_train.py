@@ -174,6 +174,27 @@ def test_an_empty_fold_is_refused_before_training(data: Path, tmp_path: Path) ->
         train(data, tmp_path, config=replace(RECIPE, fold="7"))
 
 
+def test_clips_that_are_all_in_the_held_out_fold_are_refused(data: Path, tmp_path: Path) -> None:
+    rows = data.read_text().replace(",2\n", ",1\n").splitlines()
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join([rows[0], *(f"{data.parent}/{row}" for row in rows[1:])]) + "\n")
+    with pytest.raises(DataError, match="every readable clip is in fold '1': none is left to learn from"):
+        train(manifest, tmp_path / "model", config=RECIPE)
+
+
+def test_a_clip_that_cannot_be_read_is_named_once_and_left_out(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "broken.wav").write_text("not audio")
+    whole = read_dataset(data)
+    broken = replace(whole[0], path=tmp_path / "broken.wav")
+    model = model_config(("high", "hiss", "low"), RECIPE)
+    loaded = load([broken, *whole], model, RECIPE, cache=tmp_path)
+    assert [record.getMessage().count("broken.wav") for record in caplog.records] == [1]
+    assert loaded.clips == whole
+    assert {len(each) for each in (loaded.log_mels, loaded.targets, *loaded.damaged)} == {len(whole)}
+
+
 def test_what_cannot_be_trained_is_refused_before_any_clip_is_read(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="learning_rate must be positive, not nan"):
         replace(RECIPE, learning_rate=float("nan"))

@@ -55,10 +55,11 @@ def load(
 ) -> Data:
     """All clips that can be read, with their damaged copies where the recipe asks for damage."""
     log_mels = log_mels_of(clips, model.frontend, cache=cache, on_clip=on_clip)
+    readable = [row for row, log_mel in enumerate(log_mels) if len(log_mel)]
+    clips = [clips[row] for row in readable]
     kinds = KINDS if config.damage_probability else ()
     damaged = tuple(log_mels_of(clips, model.frontend, cache=cache, kind=kind, on_clip=on_clip) for kind in kinds)
-    whole = Data(tuple(clips), log_mels, label_matrix(clips, model.labels), damaged)
-    return whole.part([row for row, log_mel in enumerate(log_mels) if len(log_mel)])
+    return Data(tuple(clips), [log_mels[row] for row in readable], label_matrix(clips, model.labels), damaged)
 
 
 def split(data: Data, fold: str) -> tuple[Data, Data]:
@@ -76,9 +77,10 @@ def split(data: Data, fold: str) -> tuple[Data, Data]:
 def check_fold(clips: Sequence[LabelledClip], fold: str) -> None:
     """Raises `DataError` unless some clips are in this fold and others are not."""
     folds = sorted({clip.fold for clip in clips})
-    if fold not in folds or len(folds) == 1:
-        where = "in" if fold not in folds else "outside"
-        raise DataError(f"no readable clip is {where} fold {fold!r}. Choose --fold among {', '.join(folds)}")
+    if fold not in folds:
+        raise DataError(f"no readable clip is in fold {fold!r}. Choose --fold among {', '.join(folds)}")
+    if len(folds) == 1:
+        raise DataError(f"every readable clip is in fold {fold!r}: none is left to learn from. Add others")
 
 
 class BatchSource:

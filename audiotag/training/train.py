@@ -43,8 +43,8 @@ def train(
         CheckpointError: `resume`, but the checkpoint is of another recipe.
     """
     clips = read_dataset(data)
-    check_fold(clips, config.fold)
     labels = choose_labels(clips, min_clips=config.min_clips, min_groups=config.min_groups)
+    check_fold(clips, config.fold)
     model = model_config(labels, config)
     if start is not None:
         check_start(model.network, start)
