@@ -57,7 +57,7 @@ class LabelSet:
             index for index, name in enumerate(self.names) if fnmatch.fnmatchcase(name.casefold(), pattern.casefold())
         )
         if not matched:
-            raise UsageError(f"label {pattern!r}: {self._suggest(pattern)}")
+            raise UsageError(f"label {pattern!r}: {self.suggest(pattern)}")
         return matched
 
     def select(self, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> tuple[int, ...]:
@@ -75,7 +75,7 @@ class LabelSet:
         values = list(others)
         for name, value in named.items():
             if name.casefold() not in self._index_of_folded:
-                raise UsageError(f"label {name!r}: {self._suggest(name)}")
+                raise UsageError(f"label {name!r}: {self.suggest(name)}")
             values[self._index_of_folded[name.casefold()]] = value
         return tuple(values)
 
@@ -83,7 +83,8 @@ class LabelSet:
         """Positions of the labels whose name contains `text`, upper and lower case alike."""
         return tuple(index for index, name in enumerate(self.names) if text.casefold() in name.casefold())
 
-    def _suggest(self, pattern: str) -> str:
+    def suggest(self, pattern: str) -> str:
+        """What to say to a person whose `pattern` is none of the labels: the nearest names, or where all are listed."""
         near = difflib.get_close_matches(pattern.casefold(), self._index_of_folded, n=3, cutoff=0.5)
         near = near or [name.casefold() for name in (self[i] for i in self.search(pattern)[:3])]
         if not near:

@@ -174,3 +174,6 @@ def test_labels_lists_and_searches(folder: Path, run_audiotag: Run) -> None:
     assert run_audiotag("labels", "--model", folder, "--search", "SIR").stdout == "Siren\n"
     found = json.loads(run_audiotag("labels", "--model", folder, "--search", "dog", "-f", "json").stdout)
     assert found == [{"index": 0, "label": "Dog", "threshold": 0.0}]
+    nothing = run_audiotag("labels", "--model", folder, "--search", "sirne")
+    assert (nothing.code, nothing.stdout) == (0, "")
+    assert nothing.stderr == "audiotag: label 'sirne': the model does not know it. Did you mean 'Siren'?\n"

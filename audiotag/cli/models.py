@@ -215,7 +215,10 @@ def labels(
     """
     options.set_verbosity(quiet=False, verbose=False)
     config = resolve_model(model, update=update, offline=offline).config
-    found = LabelSet(config.labels).search(search or "")
+    known = LabelSet(config.labels)
+    found = known.search(search or "")
+    if not found:
+        typer.echo(f"audiotag: label {search!r}: {known.suggest(search or '')}", err=True)
     if form == "json":
         rows = [{"index": i, "label": config.labels[i], "threshold": config.thresholds[i]} for i in found]
         _echo(json.dumps(rows, indent=2, ensure_ascii=False))
