@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 ARCHITECTURE = "AudioRepInceptionNeXt"
 MODEL_TYPE = "audio-rep-inception-next"
 
-Padding = Literal["silence", "last_frame", "last_sample"]
+# How a clip that is shorter than a window is filled up: with silence, with its last frame or sample again and again, or
+# with the whole of it again and again.
+Padding = Literal["silence", "last_frame", "last_sample", "repeat"]
 Activation = Literal["softmax", "sigmoid"]
 Aggregate = Literal["mean", "max"]
 PROBLEM_TYPE_OF: dict[Activation, str] = {
@@ -72,13 +74,16 @@ class WindowConfig:
     n_samples: int  # samples of a full window
     n_frames: int  # frames of its log-mel
     padding: Padding = "silence"  # how a shorter clip is filled up
+    repeat_gap: int = 0  # samples of silence before a clip comes again, where the padding is 'repeat'
     view_length: int = 0  # samples that views are spread for (the authors' C = n_samples + 1); 0: n_samples
 
     def __post_init__(self) -> None:
         if self.n_samples < 1 or self.n_frames < 1:
             raise ValueError(f"n_samples and n_frames must be positive, not {self.n_samples}, {self.n_frames}")
-        if self.padding not in ("silence", "last_frame", "last_sample"):
-            raise ValueError(f"padding must be 'silence', 'last_frame' or 'last_sample', not {self.padding!r}")
+        if self.padding not in get_args(Padding):
+            raise ValueError(f"padding must be one of {', '.join(get_args(Padding))}, not {self.padding!r}")
+        if self.repeat_gap < 0:
+            raise ValueError(f"repeat_gap must be 0 or more, not {self.repeat_gap}")
         if self.view_length == 0:
             object.__setattr__(self, "view_length", self.n_samples)
 

@@ -142,6 +142,16 @@ def _load_pocketfft() -> Any:
 _rfft = _find_rfft()
 
 
+def repeated(clip: npt.NDArray[Any], *, gap: int, fill: float, length: int) -> npt.NDArray[Any]:
+    """A clip with `gap` times `fill` behind it, again and again until `length` is reached; the last may be cut.
+
+    Shape: `[n, ...]` -> `[length, ...]`.
+    """
+    silence = np.full((min(gap, length), *clip.shape[1:]), fill, dtype=clip.dtype)
+    once = np.concatenate([clip, silence])
+    return np.concatenate([once] * -(-length // len(once)))[:length]
+
+
 class WindowLogMel:
     """Log-mels of windows, the short ones filled up by the model's padding rule."""
 
@@ -165,5 +175,7 @@ class WindowLogMel:
         missing = self.window.n_samples - len(samples)
         if missing and self.window.padding == "last_sample":
             samples = np.pad(samples, (0, missing), mode="edge")
+        elif missing and self.window.padding == "repeat":
+            samples = repeated(samples, gap=self.window.repeat_gap, fill=0.0, length=self.window.n_samples)
         padded: FloatArray = self.log_mel(samples[None], n_samples=self.window.n_samples)[0]
         return padded

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from audiotag.config import ModelConfig
+from audiotag.config import ModelConfig, Padding
 
 CARD = "README.md"
 NOTES = "NOTES.md"
@@ -82,9 +82,9 @@ def _introduction(config: ModelConfig) -> str:
 
 Tags audio with {network.n_labels} labels, {scores}. Width {network.width}, depths {depths}, fused form; input is a
 log-mel of {config.window_seconds:.3f} s at {config.frontend.sample_rate} Hz ({window.n_frames} frames, \
-{config.frontend.n_mels} mel bands, {config.frontend.fmin:g} to {config.frontend.fmax:g} Hz). A shorter clip is filled \
-up by the rule `{window.padding}`;
-a longer one gets the {config.aggregate} of its windows' scores.
+{config.frontend.n_mels} mel bands, {config.frontend.fmin:g} to {config.frontend.fmax:g} Hz). A shorter clip is \
+filled up
+with {_filling(config)}; a longer one gets the {config.aggregate} of its windows' scores.
 
 ```
 audiotag predict clip.wav --model FOLDER
@@ -93,6 +93,14 @@ audiotag predict clip.wav --model FOLDER
 Network: Lau, Rehman, Po: "AudioRepInceptionNeXt: A lightweight single-stream architecture for efficient audio
 recognition", Neurocomputing 578, 2024.
 """
+
+
+def _filling(config: ModelConfig) -> str:
+    gap = f"itself, {config.window.repeat_gap / config.frontend.sample_rate:g} s of silence between"
+    fillings: dict[Padding, str] = {
+        "silence": "silence", "last_frame": "its last frame", "last_sample": "its last sample", "repeat": gap,
+    }  # fmt: skip
+    return fillings[config.window.padding]
 
 
 # Name and key of the figures of a precision, in the order in which they are shown; an older release's lack some.

@@ -92,7 +92,8 @@ def test_show_says_what_a_model_is(folder: Path, tiny_config: ModelConfig, run_a
     assert shown["gmacs_per_window"] == pytest.approx(tiny_config.gmacs_per_window, rel=1e-3)
     assert shown["labels"] == list(tiny_config.labels)
     assert (shown["frontend"]["sample_rate"], shown["frontend"]["n_mels"]) == (8000, 32)
-    assert shown["window"] == {"seconds": 3999 / 8000, "samples": 3999, "frames": 50, "padding": "silence"}
+    window = {"seconds": 3999 / 8000, "samples": 3999, "frames": 50, "padding": "silence", "repeat_gap": 0}
+    assert shown["window"] == window
     assert shown["form"] == "fused"
     assert {"license", "provenance", "metrics", "activation", "aggregate"} <= set(shown)
 

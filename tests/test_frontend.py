@@ -8,7 +8,7 @@ import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import torch
 from conftest import chirp, noise
 
 from audiotag import frontend
-from audiotag.config import FrontEndConfig, WindowConfig
+from audiotag.config import FrontEndConfig, Padding, WindowConfig
 from audiotag.frontend import LogMel, WindowLogMel, hz_to_mel, mel_filterbank, mel_to_hz
 from audiotag.published import DATASETS
 from audiotag.windows import view_starts
@@ -140,8 +140,8 @@ def test_a_frame_does_not_depend_on_where_blocks_of_frames_end(n_frames: int) ->
 # --- filling up short windows ---
 
 
-def padded(samples: npt.NDArray[np.float32], padding: Any) -> npt.NDArray[np.float32]:
-    window = WindowConfig(n_samples=1600, n_frames=11, padding=padding)
+def padded(samples: npt.NDArray[np.float32], padding: Any, *, repeat_gap: int = 0) -> npt.NDArray[np.float32]:
+    window = WindowConfig(n_samples=1600, n_frames=11, padding=padding, repeat_gap=repeat_gap)
     (log_mel,) = WindowLogMel(SMALL, window)([samples])
     return np.asarray(log_mel[0])
 
@@ -160,7 +160,18 @@ def test_short_clip_is_filled_up_before_the_transform(padding: str, fill: float 
     np.testing.assert_array_equal(padded(short, padding), LogMel(SMALL)(filled[None])[0])
 
 
-@pytest.mark.parametrize("padding", ["silence", "last_frame", "last_sample"])
+def test_short_clip_comes_again_after_a_gap() -> None:
+    short, gap = chirp()[:500], np.zeros(200, np.float32)
+    filled = np.concatenate([short, gap, short, gap, short[:200]])
+    np.testing.assert_array_equal(padded(short, "repeat", repeat_gap=200), LogMel(SMALL)(filled[None])[0])
+
+
+def test_a_gap_that_is_longer_than_the_window_is_silence() -> None:
+    short = chirp()[:500]
+    np.testing.assert_array_equal(padded(short, "repeat", repeat_gap=10**12), padded(short, "silence"))
+
+
+@pytest.mark.parametrize("padding", get_args(Padding))
 @pytest.mark.parametrize("n_samples", [1, 1599, 1600])
 def test_every_window_fills_the_frames(padding: str, n_samples: int) -> None:
     assert padded(noise()[:n_samples].astype(np.float32), padding).shape == (11, 40)

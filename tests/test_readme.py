@@ -38,9 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     soundfile.write(folder / "street.wav", tone(sample_rate=rate, seconds=3.0), rate)
     soundfile.write(folder / "dawn.mp3", chirp(sample_rate=rate, seconds=3.0), rate)
     clips = [f"my-clips/{label}/{index}.wav" for label in ("Dog", "Rain") for index in range(10)]
-    for name in ("recordings/a/one.wav", "recordings/two.flac", *clips):
+    for seed, name in enumerate(("recordings/a/one.wav", "recordings/two.flac", *clips)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(folder / name, noise(sample_rate=rate, seed=len(name)), rate)
+        soundfile.write(folder / name, noise(sample_rate=rate, seed=seed), rate)
     return folder
 
 

@@ -15,6 +15,7 @@ import torch
 
 from audiotag.config import TrainConfig
 from audiotag.errors import CheckpointError, DataError
+from audiotag.frontend import LogMel, WindowLogMel
 from audiotag.model_folder import open_model_folder
 from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
@@ -26,6 +27,7 @@ from audiotag.training.recipe import model_config
 from audiotag.training.refit import refit
 from audiotag.training.train import train
 from audiotag.training.trainer import Progress, Trainer, learning_rate
+from audiotag.training.validation import cut
 
 RECIPE = TrainConfig(
     width=4, depths=(1, 1, 1, 1), steps=90, batch_size=12, validate_every=30, warmup_steps=5, learning_rate=5e-3,
@@ -172,6 +174,21 @@ def test_resuming_a_finished_training_changes_nothing(data: Path, tmp_path: Path
 def test_an_empty_fold_is_refused_before_training(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fold '7'. Choose --fold among 1, 2"):
         train(data, tmp_path, config=replace(RECIPE, fold="7"))
+
+
+@pytest.mark.parametrize("n_samples", [1000, 5000, 11000, 22050])
+def test_training_fills_up_a_short_clip_as_tagging_does(n_samples: int) -> None:
+    model = model_config(("low",), RECIPE)
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, n_samples).astype(np.float32)
+    tagged = WindowLogMel(model.frontend, model.window)([samples])[0, 0]
+    log_mel = LogMel(model.frontend)(samples[None])[0].astype(np.float16)
+    (cut_out,) = cut(log_mel, model)
+    assert cut_out.shape == tagged.shape
+    np.testing.assert_allclose(cut_out[: len(log_mel)], tagged[: len(log_mel)], rtol=0, atol=0.01)
+    silence = np.log(model.frontend.log_offset) + 0.01
+    loud, loud_too = (each.max(axis=1) > silence for each in (tagged, cut_out))
+    n_repeats = -(-model.window.n_samples // (n_samples + model.window.repeat_gap))
+    assert np.count_nonzero(loud != loud_too) <= 3 * n_repeats  # a frame or so at each edge
 
 
 def test_clips_that_are_all_in_the_held_out_fold_are_refused(data: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def _described(folder: ModelFolder) -> dict[str, Any]:
         "network": asdict(config.network),
         "frontend": asdict(config.frontend),
         "window": {"seconds": config.window_seconds, "samples": window.n_samples, "frames": window.n_frames,
-                   "padding": window.padding},
+                   "padding": window.padding, "repeat_gap": window.repeat_gap},
         "activation": config.activation,
         "aggregate": config.aggregate,
         "heads": [asdict(head) for head in config.heads],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from audiotag.config import ModelConfig, WindowConfig
+from audiotag.frontend import repeated
 from audiotag.network import AudioRepInceptionNeXt
 from audiotag.training.dataset import HalfArray
 from audiotag.windows import window_starts
@@ -41,10 +42,11 @@ def window_logits(
 
 
 def cut(log_mel: HalfArray, model: ModelConfig) -> list[FloatArray]:
-    """The windows `[n_frames, mel]` of a clip, a short one padded with silence."""
+    """The windows `[n_frames, mel]` of a clip, a short one filled up by the model's rule, to the nearest frame."""
     frames = model.window.n_frames
-    missing = frames - len(log_mel)
-    if missing > 0:
-        log_mel = np.pad(log_mel, ((0, missing), (0, 0)), constant_values=math.log(model.frontend.log_offset))
+    if len(log_mel) < frames:
+        # A clip's last frame reaches over its end, by half a hop on average: into the gap.
+        gap = model.window.repeat_gap // model.frontend.hop_length if model.window.padding == "repeat" else frames
+        log_mel = repeated(log_mel, gap=gap, fill=math.log(model.frontend.log_offset), length=frames)
     starts = window_starts(len(log_mel), window=WindowConfig(n_samples=frames, n_frames=1), hop=frames)
     return [log_mel[start : start + frames].astype(np.float32) for start in starts]
