@@ -148,8 +148,7 @@ def repeated(clip: npt.NDArray[Any], *, gap: int, fill: float, length: int) -> n
     Shape: `[n, ...]` -> `[length, ...]`.
     """
     silence = np.full((min(gap, length), *clip.shape[1:]), fill, dtype=clip.dtype)
-    once = np.concatenate([clip, silence])
-    return np.concatenate([once] * -(-length // len(once)))[:length]
+    return np.resize(np.concatenate([clip, silence]), (length, *clip.shape[1:]))
 
 
 class WindowLogMel:
