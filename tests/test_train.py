@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -200,8 +201,10 @@ def test_clips_that_are_all_in_the_held_out_fold_are_refused(data: Path, tmp_pat
 
 
 def test_a_clip_that_cannot_be_read_is_named_once_and_left_out(
-    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("audiotag"), "propagate", True)  # a command of another test turned it off
+    caplog.set_level(logging.WARNING, "audiotag")
     (tmp_path / "broken.wav").write_text("not audio")
     whole = read_dataset(data)
     broken = replace(whole[0], path=tmp_path / "broken.wav")
