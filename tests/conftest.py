@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -35,6 +36,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture(autouse=True)
+def _untouched_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log as a new process has it: a command that ran in this one has turned it to its own use."""
+    monkeypatch.setattr(logging.getLogger("audiotag"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("audiotag"), "propagate", True)
 
 
 @pytest.fixture(autouse=True)

@@ -143,11 +143,8 @@ def test_removed_inputs_are_left_out(out: Path, tmp_path: Path) -> None:
 
 
 def test_changed_inputs_are_done_again_and_reported(
-    out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A command that ran in this process has turned the log to its own use.
-    monkeypatch.setattr(logging.getLogger("audiotag"), "handlers", [])
-    monkeypatch.setattr(logging.getLogger("audiotag"), "propagate", True)
     caplog.set_level(logging.WARNING, "audiotag")
     interrupt(out, INPUTS, after=5, mode="new")
     now = (INPUTS[0], given("b.wav", size=7), *INPUTS[2:])

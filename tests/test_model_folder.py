@@ -53,11 +53,8 @@ def test_what_is_written_is_read_back(tiny_config: ModelConfig, folder: Path) ->
     ids=["numbers", "text ids", "LABEL_n ids", "no labels", "no label2id", "odd label2id", "no problem_type", "two"],
 )  # fmt: skip
 def test_dirt_seen_on_the_hub_is_survived_with_one_warning(
-    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
-    edit: Change, labels: tuple[str, ...] | None, n_warnings: int,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(logging.getLogger("audiotag"), "propagate", True)  # a command may have run before
-    monkeypatch.setattr(logging.getLogger("audiotag"), "handlers", [])
+    folder: Path, caplog: pytest.LogCaptureFixture, edit: Change, labels: tuple[str, ...] | None, n_warnings: int
+) -> None:
     expected = labels or open_model_folder(folder).config.labels
     change(folder / CONFIG, edit)
     with caplog.at_level(logging.WARNING, logger="audiotag"):
