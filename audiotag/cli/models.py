@@ -217,8 +217,8 @@ def labels(
     config = resolve_model(model, update=update, offline=offline).config
     known = LabelSet(config.labels)
     found = known.search(search or "")
-    if not found:
-        typer.echo(f"audiotag: label {search!r}: {known.suggest(search or '')}", err=True)
+    if search and not found:
+        typer.echo(f"audiotag: label {search!r}: {known.suggest(search)}", err=True)
     if form == "json":
         rows = [{"index": i, "label": config.labels[i], "threshold": config.thresholds[i]} for i in found]
         _echo(json.dumps(rows, indent=2, ensure_ascii=False))

@@ -28,7 +28,7 @@ class Format:
     description: str
     header: Literal["never", "if asked", "always"] = "never"  # whether it tells of the run
     is_appended: bool = True  # no record depends on those before; else a file is made from NDJSON at the end
-    package: str | None = None  # what has to be installed, the extra's name being the format's
+    package: str | None = None  # what has to be installed
 
     def has_header(self, *, asked: bool) -> bool:
         """Whether a file of this format opens with what it tells of the run."""
