@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import math
 import os
@@ -27,6 +28,7 @@ from test_fuzz import mutate, repair_ogg
 import audiotag.audio
 from audiotag.audio import AudioError, open_audio, probe, read_audio, read_excerpts
 from audiotag.audio.decoder import MAX_PACKET_FRAMES
+from audiotag.audio.reading import _unused_resamplers
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -235,6 +237,30 @@ def test_resampling_agrees_with_torchaudio(torchaudio: types.ModuleType, tmp_pat
 def test_resampling_removes_what_the_target_rate_cannot_hold(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "high.wav", tone(7000, sample_rate=RATE), RATE)
     assert np.abs(read_audio(path, sample_rate=8000).samples[500:-500]).max() < 1e-4
+
+
+def test_a_resampler_that_is_used_again_remembers_nothing(tmp_path: Path) -> None:
+    loud = write_audio(tmp_path / "loud.wav", noise(seconds=1, sample_rate=RATE), RATE)
+    path = write_audio(tmp_path / "clip.wav", chirp(seconds=1.3, sample_rate=RATE), RATE)
+    _unused_resamplers.cache_clear()
+    expected = samples_of(path, sample_rate=11025)
+    for _ in range(3):
+        samples_of(loud, sample_rate=11025)
+        np.testing.assert_array_equal(samples_of(path, sample_rate=11025), expected)
+        assert len(_unused_resamplers(RATE, 11025, 1)) == 1
+        with open_audio(loud, sample_rate=11025) as stream:
+            next(iter(stream))  # and no more of it: that resampler is not used again
+        assert not _unused_resamplers(RATE, 11025, 1)
+
+
+def test_clips_that_are_read_by_turns_have_a_resampler_each(tmp_path: Path) -> None:
+    samples = {seed: noise(seconds=1, sample_rate=RATE, seed=seed) for seed in (1, 2)}
+    paths = [write_audio(tmp_path / f"{seed}.wav", given, RATE) for seed, given in samples.items()]
+    expected = [samples_of(path, sample_rate=11025)[0] for path in paths]
+    with open_audio(paths[0], sample_rate=11025) as one, open_audio(paths[1], sample_rate=11025) as two:
+        by_turns = list(itertools.zip_longest(one, two))
+    for given, wanted in zip(zip(*by_turns, strict=True), expected, strict=True):
+        np.testing.assert_array_equal(np.concatenate([block[0] for block in given if block is not None]), wanted)
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".m4a", ".webm"])

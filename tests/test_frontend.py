@@ -127,14 +127,28 @@ def test_the_first_tag_imports_nothing_of_scipy(tiny_model_folder: Path, write_w
     subprocess.run([sys.executable, "-c", code, tiny_model_folder, write_wav("a.wav", chirp())], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("n_frames", [1, 31, 32, 33, 64, 100])
-def test_a_frame_does_not_depend_on_where_blocks_of_frames_end(n_frames: int) -> None:
-    samples = noise(seconds=3.0)[: n_frames * SMALL.hop_length - 1]
-    whole = LogMel(SMALL)(noise(seconds=3.0)[None].astype(np.float32))[0]
-    inside = n_frames - 2  # the last frames reach over the end of the shorter one
-    found = LogMel(SMALL)(samples[None].astype(np.float32))[0]
-    assert found.shape == (n_frames, SMALL.n_mels)
-    np.testing.assert_allclose(found[: max(0, inside)], whole[: max(0, inside)], rtol=0, atol=1e-6)
+@pytest.mark.parametrize("block_frames", [1, 31, 50, 99, 100, 101])
+def test_a_frame_does_not_depend_on_where_blocks_of_frames_end(
+    block_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = noise(seconds=3.0)[None, : 100 * SMALL.hop_length - 1].astype(np.float32)
+    expected = LogMel(SMALL)(samples)
+    assert expected.shape == (1, 100, SMALL.n_mels)
+    monkeypatch.setattr(frontend, "BLOCK_SAMPLES", block_frames * SMALL.n_fft)
+    np.testing.assert_allclose(LogMel(SMALL)(samples), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [SMALL, *(d.audio.frontend for d in DATASETS.values())], ids=["small", *DATASETS])
+def test_no_product_wakes_the_threads_of_blas(config: FrontEndConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    products, matmul = [], np.matmul
+
+    def counted(left: Any, right: Any, **options: Any) -> Any:
+        products.append(left.size * right.shape[1])
+        return matmul(left, right, **options)
+
+    monkeypatch.setattr(np, "matmul", counted)
+    LogMel(config)(noise(seconds=5.0)[None].astype(np.float32))
+    assert max(products) < 2**18  # https://github.com/OpenMathLib/OpenBLAS, interface/gemm.c: 4 * 65536
 
 
 # --- filling up short windows ---

@@ -38,6 +38,11 @@ class AudioInfo:
         """Seconds, None where it is not known before the end."""
         return None if self.n_frames is None else self.n_frames / self.sample_rate
 
+    @property
+    def is_integer(self) -> bool:
+        """Whether its samples are stored as integers: those are finite."""
+        return self.codec.startswith(("PCM_", "pcm_s", "pcm_u"))
+
 
 class Decoder(Protocol):
     """An open source. Its position is the frame that `read` goes on with."""

@@ -316,9 +316,10 @@ def _to_float(frame: av.AudioFrame) -> FloatArray:
     planes = cast("tuple[memoryview, ...]", frame.planes)  # they have the buffer protocol
     sample_type, middle, full_scale = _SAMPLE_TYPES[format_name.removesuffix("p")]
     if frame.format.is_planar:
-        samples = np.array([np.frombuffer(bytes_of, sample_type, frame.samples) for bytes_of in planes])
+        channels = [np.frombuffer(bytes_of, sample_type, frame.samples) for bytes_of in planes]
+        samples = channels[0][np.newaxis] if n_channels == 1 else np.stack(channels)
     else:
         samples = np.frombuffer(planes[0], sample_type, frame.samples * n_channels).reshape(-1, n_channels).T
     if full_scale == 1:
-        return samples.astype(np.float32, copy=not frame.format.is_planar)
+        return samples.astype(np.float32, copy=False)
     return (samples.astype(np.float32) - np.float32(middle)) / np.float32(full_scale)
