@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -126,14 +127,14 @@ def parts_of_floor(alone: Mapping[str, float], container: str, engine: float) ->
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Seconds that `work` takes: the fastest third of as many calls as fit into half a second, after one to warm up."""
+    """Seconds that `work` takes: the median of as many calls as fit into half a second, after one to warm up."""
     work()
     times: list[float] = []
     while sum(times) < SECONDS_PER_MEASURE or len(times) < 3:
         begun = time.perf_counter()
         work()
         times.append(time.perf_counter() - begun)
-    return float(np.mean(sorted(times)[: max(1, len(times) // 3)]))
+    return median(times)
 
 
 def matrix_product_gflops(size: int = 1024) -> float:

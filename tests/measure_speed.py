@@ -1,6 +1,6 @@
 """Makes the table of README's section "Speed", on a machine that does nothing else:
 
-    python tests/measure_speed.py                           # about five minutes
+    python tests/measure_speed.py                           # about ten minutes
     python tests/measure_speed.py --quick --page copy.md    # seconds: does the script work? Its figures say nothing.
 
 Two models: the embedded one, and one of the published size with random weights, which make it no faster. What a ratio
@@ -55,7 +55,7 @@ README = ROOT / "README.md"
 EMBEDDED = ROOT / "weights" / "default"
 SCRIPT = Path(__file__).name
 
-N_CLIPS, N_ROUNDS = 240, 6  # rounds: as many forwards as backwards
+N_CLIPS, N_ROUNDS = 240, 10  # rounds: as many forwards as backwards
 QUICK_CLIPS, QUICK_ROUNDS = 4, 1
 PUBLISHED_SIZE = NetworkConfig(n_labels=309)
 QUICK_SIZE = NetworkConfig(n_labels=309, width=4, depths=(1, 1))
