@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from audiotag.config import TrainConfig
+from audiotag.config import ModelConfig, TrainConfig
 from audiotag.errors import CheckpointError, DataError
 from audiotag.frontend import LogMel, WindowLogMel
 from audiotag.model_folder import open_model_folder
@@ -110,6 +111,23 @@ def test_a_refit_learns_from_the_held_out_fold_and_keeps_the_figures(trained: Pa
     )
     assert after.macro_map > 0.95
     assert after.ece != before.ece  # other weights
+
+
+def test_a_refit_hears_as_the_measured_model_does_whatever_the_recipe_is_now(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt = []
+
+    def noting_trainer(model: ModelConfig, *given: Any) -> Trainer:
+        learnt.append((model.frontend, model.window))
+        return Trainer(model, *given)
+
+    monkeypatch.setattr("audiotag.training.refit.Trainer", noting_trainer)
+    monkeypatch.setattr("audiotag.training.recipe.HOP", 700)
+    monkeypatch.setattr("audiotag.training.recipe.REPEAT_GAP_SECONDS", 0.1)
+    refit(trained, data, tmp_path / "final", steps=1, learning_rate=1e-9)
+    measured, final = (open_model_folder(folder).config for folder in (trained, tmp_path / "final"))
+    assert learnt == [(measured.frontend, measured.window)] == [(final.frontend, final.window)]
 
 
 def test_a_refit_model_is_not_refitted_again_nor_on_other_data(trained: Path, data: Path, tmp_path: Path) -> None:

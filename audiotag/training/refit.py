@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from audiotag.config import ModelConfig
+from audiotag.config import ModelConfig, TrainConfig
 from audiotag.errors import DataError
 from audiotag.export import write_weights
 from audiotag.model_folder import open_model_folder
@@ -61,7 +61,7 @@ def refit(
         recipe_of(measured.provenance["recipe"]), fold=NO_FOLD, patience=0, steps=steps, learning_rate=learning_rate,
         warmup_steps=WARMUP_STEPS, restart_step=0,
     )  # fmt: skip
-    model = model_config(measured.labels, recipe)
+    model = _as_trained(measured, recipe)
     everything = load(clips, model, recipe, cache=cache or work, on_clip=on_clip)
     trainer = Trainer(model, recipe, everything, None, work, on_progress)
     trainer.go_on_from(load_checkpoint(work_folder(source) / BEST_CHECKPOINT)["network"])
@@ -87,6 +87,11 @@ def _same_clips(data: Path, source: Path, measured: ModelConfig) -> tuple[Labell
     return clips
 
 
+def _as_trained(measured: ModelConfig, recipe: TrainConfig) -> ModelConfig:
+    """The model before it was measured; its windows may be others than today's recipe makes."""
+    return replace(model_config(measured.labels, recipe), frontend=measured.frontend, window=measured.window)
+
+
 def _finish(
     source: Path,
     out: Path,
@@ -98,7 +103,7 @@ def _finish(
 ) -> ModelConfig:
     """Calibrates the new weights as the measured ones were, on clips that those had not learnt from."""
     recipe = recipe_of(measured.provenance["recipe"])
-    model = model_config(measured.labels, recipe)
+    model = _as_trained(measured, recipe)
     before, step = fused_checkpoint(work_folder(source) / BEST_CHECKPOINT, model)
     fused, _ = fused_checkpoint(work_folder(out) / LAST_CHECKPOINT, model)
     _, held_out = split(everything, recipe.fold)
