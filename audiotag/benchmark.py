@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from audiotag.audio import FloatArray, Waveform, open_audio, resample, write_audio
+from audiotag.audio import FloatArray, Waveform, open_audio, read_audio, resample, write_audio
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine
 from audiotag.errors import AudioError
@@ -34,7 +34,7 @@ from audiotag.model_folder import ModelFolder
 from audiotag.options import EngineOptions, core_count
 from audiotag.selftest import engines_here, synthetic_clips
 from audiotag.tagger import Tagger, open_engine
-from audiotag.windows import window_starts
+from audiotag.windows import cut_windows, window_starts
 
 CLIP_SECONDS = 5.0
 CLIP_RATE = 44100  # Hz
@@ -177,7 +177,8 @@ def work_of_stages(config: ModelConfig, clips: Mapping[str, Path]) -> dict[str, 
     if rate != CLIP_RATE:
         blocks = _decode(clips["WAV"])
         work["resample"] = lambda: list(resample(blocks, CLIP_RATE, rate, 1))
-    windows = [np.zeros(config.window.n_samples, dtype=np.float32) for _ in range(windows_of_clip(config))]
+    samples = read_audio(clips["WAV"], sample_rate=rate).samples
+    windows = [window.samples for window in cut_windows([samples], window=config.window, hop=config.window.n_samples)]
     return {**work, "log-mel": partial(WindowLogMel(config.frontend, config.window), windows)}
 
 

@@ -154,8 +154,13 @@ def repeated(clip: npt.NDArray[Any], *, gap: int, fill: float, length: int) -> n
 
     Shape: `[n, ...]` -> `[length, ...]`.
     """
-    silence = np.full((min(gap, length), *clip.shape[1:]), fill, dtype=clip.dtype)
-    return np.resize(np.concatenate([clip, silence]), (length, *clip.shape[1:]))
+    filled = np.empty((length, *clip.shape[1:]), dtype=clip.dtype)
+    for first in range(0, length, max(1, len(clip) + gap)):
+        again = clip[: length - first]
+        end = first + len(again)
+        filled[first:end] = again
+        filled[end : end + gap] = fill
+    return filled
 
 
 class WindowLogMel:
