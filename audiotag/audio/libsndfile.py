@@ -107,7 +107,10 @@ class SoundFileDecoder:
         """The next frames; of a damaged block those before the damage, and the error when called again."""
         if self._damage is not None:
             raise NotDecodable(self._damage)
-        block = np.empty((frames_per_block(self.info.n_channels), self.info.n_channels), dtype=np.float32)
+        # libsndfile gives no frame beyond the number that it told when it opened the file.
+        n_left = max(0, (self.info.n_frames or 0) - self.position)
+        block_shape = min(frames_per_block(self.info.n_channels), n_left), self.info.n_channels
+        block = np.empty(block_shape, dtype=np.float32)
         if not self._is_careful:
             try:
                 n_frames = 0
