@@ -33,7 +33,7 @@ from audiotag.journal import (
     write_beside,
     write_provenance,
 )
-from audiotag.results import Status
+from audiotag.results import outcome_of
 from audiotag.writers import Output, open_writer, pick_format
 
 _BLOCK_BYTES = 1 << 16  # of each shard in memory
@@ -194,25 +194,21 @@ def _checked(part: _Part) -> Iterator[_Record]:
     try:
         for record in _RECORDS_OF[part.provenance["format"]](part.path, part.provenance["with_header"]):
             if record.path != path:
-                ended[_outcome(statuses)] += path is not None
+                if path is not None:
+                    ended[outcome_of(statuses)] += 1
                 path, statuses = record.path, set()
                 _check_place(part, record.path)
             statuses.add(record.status)
             yield record
+        if path is not None:
+            ended[outcome_of(statuses)] += 1
     except OSError as error:
         raise OutputError(f"{part.path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
         raise OutputError(f"{part.path}: is not as it was written. Tag the shard again") from error
-    ended[_outcome(statuses)] += path is not None
     if +ended != +_counts(part.provenance):
         held, told = ended.total(), _counts(part.provenance).total()
         raise OutputError(f"{part.path}: holds {held} inputs, was finished with {told}. Tag the shard again")
-
-
-def _outcome(statuses: set[str]) -> str:
-    """How an input ended that has a record for each channel."""
-    outcomes: tuple[Status, ...] = ("failed", "ok", "empty")
-    return next((status for status in outcomes if status in statuses), "")
 
 
 def _check_place(part: _Part, path: str) -> None:

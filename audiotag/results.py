@@ -5,16 +5,27 @@ The writers (`writers`) turn these records into text; the pipeline (`tagger`) ma
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 # Version of the layout that `ClipResult.to_dict` gives; it goes up when a key changes its meaning or goes away.
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "empty", "failed"]
+_STATUSES_BY_WEIGHT: tuple[Status, ...] = ("failed", "ok", "empty")
 
 SCORE_DIGITS = 6
 SECONDS_DIGITS = 3
+
+
+def outcome_of(statuses: Collection[str]) -> Status:
+    """How an input ended that has a record for each channel.
+
+    Raises:
+        ValueError: there is none, or something else than a status.
+    """
+    return min(cast("Collection[Status]", statuses), key=_STATUSES_BY_WEIGHT.index)
 
 
 @dataclass(frozen=True)

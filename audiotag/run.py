@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from audiotag.errors import AudioError, ExitCode
 from audiotag.inputs import Input
 from audiotag.journal import Entry
-from audiotag.results import Failure, Result, Status
+from audiotag.results import Failure, Result, Status, outcome_of
 from audiotag.tagger import Tagger, TagOptions
 from audiotag.writers import Writer
 
@@ -140,9 +140,8 @@ def _by_input(results: Iterator[Result], *, several: bool) -> Iterator[tuple[Res
 
 def _outcome(results: tuple[Result, ...]) -> tuple[Status, float]:
     """Status and seconds of an input with one result or one of each channel."""
-    statuses = {result.status for result in results}
-    status: Status = next(each for each in ("failed", "ok", "empty") if each in statuses)
     first = results[0]
+    status = outcome_of({result.status for result in results})
     return status, 0.0 if isinstance(first, Failure) else first.duration
 
 

@@ -186,10 +186,13 @@ def test_the_envelope_and_the_header_are_the_provenance_s(
 def test_resume_of_a_finished_run_does_nothing_and_says_so(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
 ) -> None:
+    for path in sounds.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
     run_audiotag("batch", "in", "--out", "out.csv")
     before = (tmp_path / "out.csv").read_bytes()
     ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume")
     assert (ran.code, (tmp_path / "out.csv").read_bytes()) == (3, before)
+    assert ran.stderr.count("warning") == 1, "only what failed is tried again"
     assert last_line(ran).startswith("3 ok, 0 empty, 1 failed;")
     ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume", "-k", "1")
     assert (ran.code, "top_k was 5, is 1" in ran.stderr) == (1, True)
@@ -209,9 +212,56 @@ def test_resume_of_a_finished_run_picks_up_what_was_added_and_changed(
     first = ran.stderr.splitlines()[0]
     assert first == "audiotag: warning: in/sub/a.wav: has changed since it was tagged; it is done again"
     assert last_line(ran).startswith("5 ok, 0 empty, 1 failed;")
-    assert "broken" not in ran.stderr, "it is not done again"
+    assert [line for line in ran.stderr.splitlines() if "broken" in line], "what failed is tried again"
     run_audiotag("batch", "in", "--out", f"whole.{suffix}", "-q")
     assert (tmp_path / f"out.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "ndjson", "json"])
+@pytest.mark.parametrize("change", [lambda data: data[:-10], lambda data: data + b"\n"])
+def test_a_finished_file_that_was_altered_is_not_gone_on_from(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, suffix: str, change: Callable[[bytes], bytes]
+) -> None:
+    run_audiotag("batch", "in", "--out", f"out.{suffix}", "-q")
+    out = tmp_path / f"out.{suffix}"
+    altered = change(out.read_bytes())
+    out.write_bytes(altered)
+    ran = run_audiotag("batch", "in", "--out", out.name, "--resume")
+    assert (ran.code, out.read_bytes()) == (1, altered)
+    assert re.fullmatch(
+        rf"audiotag: error: {out.name}: has [\d,]+ bytes, was finished with [\d,]+\. Bring back .*\n", ran.stderr
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ndjson"])
+def test_a_finished_file_of_the_same_size_that_is_no_output_is_told(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, suffix: str
+) -> None:
+    run_audiotag("batch", "in", "--out", f"out.{suffix}", "-q")
+    out = tmp_path / f"out.{suffix}"
+    out.write_bytes(b"\n" * out.stat().st_size)
+    ran = run_audiotag("batch", "in", "--out", out.name, "--resume")
+    assert (ran.code, ran.stderr.count("\n")) == (1, 1)
+    assert f"{out.name}: is not as it was written. Bring back" in ran.stderr
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ndjson"])
+def test_resume_of_a_finished_run_counts_inputs_and_seconds_as_the_run_did(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, tmp_path: Path, suffix: str
+) -> None:
+    write_wav("in/one.wav", stereo(0 * tone(seconds=2.0), siren(seconds=2.0)))
+    write_wav("in/two.wav", tone(seconds=2.0))
+    os.utime(tmp_path / "in" / "one.wav", (1e9, 1e9))
+    os.utime(tmp_path / "in" / "two.wav", (1e9, 1e9))
+    arguments = ["batch", "in", "--channels", "each", "--windows", "-t", "0.3", "--out", f"out.{suffix}"]
+    run_audiotag(*arguments)
+    told = tmp_path / f"out.{suffix}.run.json"
+    before = json.loads(told.read_text())
+    assert run_audiotag(*arguments, "--resume").code == 0
+    after = json.loads(told.read_text())
+    assert {name: after[name] for name in ("inputs", "seconds_of_audio")} == {
+        name: before[name] for name in ("inputs", "seconds_of_audio")
+    }
 
 
 @pytest.mark.parametrize("suffix", ["csv", "ndjson", "json"])

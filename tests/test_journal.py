@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import pytest
 from audiotag.errors import OutputError
 from audiotag.inputs import Input
 from audiotag.journal import JournaledFile, Mode, check_output, journal_path, provenance_path, read_finished, side_path
-from audiotag.results import ClipResult, Tag
+from audiotag.results import ClipResult, Failure, Tag
 from audiotag.writers import run_header
 
 FORMATS = ("csv", "tsv", "ndjson", "json", "raven", "table")
@@ -153,6 +154,68 @@ def test_changed_inputs_are_done_again_and_reported(
     assert caplog.messages == ["b.wav: has changed since it was tagged; it is done again"]
 
 
+def test_removed_inputs_are_told(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    interrupt(out, INPUTS, after=5, mode="new")
+    finish(out, INPUTS[2:])
+    assert caplog.messages == [f"{out}: results of 2 inputs that are gone are left out"]
+
+
+def test_results_of_inputs_that_are_there_but_not_named_are_not_thrown_away(out: Path, tmp_path: Path) -> None:
+    there = [given(str(tmp_path / each.path)) for each in INPUTS]
+    for each in there:
+        Path(each.path).touch()
+    interrupt(out, there[:4], after=4, mode="new")
+    for _ in range(2):
+        with pytest.raises(OutputError, match=r"results of 4 inputs that were not named this time, such as .*a\.wav"):
+            finish(out, [given("relative/a.wav")])
+    assert finish(out, there) == [each.path for each in there[4:]]
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:], there)
+
+
+def test_what_failed_and_what_came_from_stdin_is_done_again(out: Path, tmp_path: Path) -> None:
+    stdin = Input("-", None)
+    with closing(open_file(out, "new")) as file:
+        for each, status in ((INPUTS[0], "failed"), (stdin, "ok"), (INPUTS[1], "ok")):
+            file.writer.write(ClipResult(path=each.path, duration=1.0, tags=()))
+            file.vouch(each, status, 1.0)  # type: ignore[arg-type]
+    assert finish(out, [INPUTS[0], stdin]) == ["a.wav", "-"]
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:], [INPUTS[0], stdin])
+
+
+def test_a_failure_that_is_not_named_again_is_no_loss(out: Path, tmp_path: Path) -> None:
+    with closing(open_file(out, "new")) as file:
+        file.writer.write(Failure(path=str(tmp_path), error="permission denied"))
+        file.vouch(Input(str(tmp_path), tmp_path), "failed", 0.0)
+    assert finish(out, INPUTS[:1]) == ["a.wav"]
+
+
+def test_nothing_is_replaced_or_removed_while_it_is_open(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which refuses both."""
+    monkeypatch.setattr("audiotag.journal.journaled_file.REMOVES_OPEN_FILES", False)
+    replace, unlink = os.replace, Path.unlink
+
+    def is_open(path: Path) -> bool:
+        links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+        return str(path) in [os.readlink(link) for link in links if os.path.lexists(link)]
+
+    def refusing_replace(source: Path, target: Path) -> None:
+        assert not any(map(is_open, (source, target))), target
+        replace(source, target)
+
+    def refusing_unlink(path: Path, *, missing_ok: bool = False) -> None:
+        assert not is_open(path), path
+        unlink(path, missing_ok=missing_ok)
+
+    interrupt(out, [INPUTS[1], INPUTS[4]], after=2, mode="new")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", refusing_replace)
+        patched.setattr(Path, "unlink", refusing_unlink)
+        assert finish(out, INPUTS) == ["a.wav", "c.wav", "d.wav", "f.wav"]
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
+
+
 def test_a_death_between_sorting_and_cleaning_up_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.csv"
     interrupt(out, INPUTS[3:], after=2, mode="new")
@@ -198,6 +261,35 @@ def test_a_second_run_into_the_same_file_is_refused(out: Path) -> None:
     with pytest.raises(OutputError, match="another run is writing it"):
         open_file(out, "resume")
     file.close()
+
+
+def test_an_output_that_is_being_written_is_not_overwritten(out: Path) -> None:
+    with closing(open_file(out, "new")), pytest.raises(OutputError, match="another run is writing it"):
+        check_output(out, "overwrite")
+    check_output(out, "overwrite")
+
+
+def test_a_file_system_without_locks_is_written_all_the_same(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert len(finish(out, INPUTS, "new")) == len(INPUTS)
+
+
+def test_an_output_that_cannot_be_opened_leaves_no_journal(tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    out.symlink_to(tmp_path / "no folder" / "out.csv")
+    with pytest.raises(OutputError, match="cannot be written"):
+        open_file(out, "overwrite")
+    assert not journal_path(out).exists()
+
+
+@pytest.mark.parametrize("mode", ["new", "overwrite", "resume"])
+def test_a_pipe_or_a_device_is_no_output(tmp_path: Path, mode: Mode) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(OutputError, match=r"is a device or a pipe\. Leave out --out to write to stdout"):
+        check_output(tmp_path / "pipe.csv", mode)
 
 
 def test_a_file_that_exists_needs_a_decision(out: Path) -> None:

@@ -5,6 +5,7 @@ Nothing here knows what a journal says. Failures to write are `OutputError`.
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ try:
 except ImportError:  # Windows: two runs into one file are not kept apart there
     fcntl = None  # type: ignore[assignment]
 
+logger = logging.getLogger(__name__)
+
+# Windows neither removes nor replaces an open file. Elsewhere a journal is removed before its lock is let go.
+REMOVES_OPEN_FILES = os.name != "nt"
 _COPY_BYTES = 1 << 20
 
 
@@ -76,8 +81,14 @@ def open_locked(path: Path, output: Path) -> BinaryIO:
 
 
 def _lock(file: BinaryIO) -> None:
-    if fcntl is not None:
+    if fcntl is None:
+        return
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:  # a file system without locks, as some that lie behind a network are
+        logger.debug("%s: cannot be locked: %s", file.name, error)
 
 
 def open_work(path: Path, end: int) -> BinaryIO:

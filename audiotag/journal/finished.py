@@ -12,14 +12,14 @@ from datetime import datetime
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from audiotag.errors import OutputError
 from audiotag.journal.disk import crc_of, write_beside
 from audiotag.journal.fingerprint import fingerprint_of, refuse_changes
 from audiotag.journal.lines import Entry
 from audiotag.journal.places import journal_path, provenance_path, side_path
-from audiotag.results import Status
+from audiotag.results import outcome_of
 from audiotag.writers import Output
 
 
@@ -39,8 +39,11 @@ def read_finished(path: Path, *, form: str, header: Mapping[str, Any], with_head
         fingerprint = {**fingerprint_of(form, was["audiotag"], was["with_header"]), "started": was["started"]}
         refuse_changes({**fingerprint, "format": was["format"]}, fingerprint_of(form, header, with_header), path)
         began_ns = int(datetime.fromisoformat(was["started"]).timestamp() * 1e9)
+        n_bytes, told_bytes = path.stat().st_size, int(was["bytes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{path}: has no journal to go on from. Replace it with --overwrite") from error
+    if n_bytes != told_bytes:
+        raise _not_as_finished(path, f"has {n_bytes:,} bytes, was finished with {told_bytes:,}")
     if form not in ("csv", "tsv", "ndjson"):
         side_path(path).unlink(missing_ok=True)
         return dict(was)
@@ -49,39 +52,62 @@ def read_finished(path: Path, *, form: str, header: Mapping[str, Any], with_head
         for value in (fingerprint, *map(asdict, _entries_of(path, form, began_ns))):
             output.write(json.dumps(value).encode("ascii") + b"\n")
 
-    write_beside(journal_path(path), write)
+    try:
+        write_beside(journal_path(path), write)
+    except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+        raise _not_as_finished(path, "is not as it was written") from error
     return None
 
 
+def _not_as_finished(path: Path, what: str) -> OutputError:
+    return OutputError(f"{path}: {what}. Bring back the file that was written, or begin anew with --overwrite")
+
+
+class _Row(NamedTuple):
+    """A row of an output: the bytes `begin` to `end` of the file, about `start` to `stop` seconds of an input."""
+
+    path: str
+    begin: int
+    end: int
+    status: str
+    start: float
+    stop: float
+
+
 def _entries_of(path: Path, form: str, began_ns: int) -> Iterator[Entry]:
-    """What a journal would say of an output in order; files changed since `began_ns` count as changed."""
+    """What a journal would say of an output in order; files changed since `began_ns` count as changed.
+
+    Separated values with windows do not tell how long an input was, only where its last window with a tag ended.
+    """
     with open(path, "rb") as file:
-        for name, rows in groupby(_rows_in(file, form), key=lambda row: row[0]):
+        for name, rows in groupby(_rows_in(file, form), key=lambda row: row.path):
             group = list(rows)
-            begin, end = group[0][1], group[-1][2]
+            begin, end = group[0].begin, group[-1].end
             size, mtime_ns = _state_before(name, began_ns)
             with open(path, "rb") as again:
                 crc32 = crc_of(again, begin, end)
             yield Entry(
                 path=name, size=size, mtime_ns=mtime_ns, begin=begin, end=end, crc32=crc32,
-                status=group[0][3], seconds=max(row[4] for row in group),
+                status=outcome_of({row.status for row in group}),
+                seconds=max(row.stop for row in group) - min(row.start for row in group),
             )  # fmt: skip
 
 
-def _rows_in(file: BinaryIO, form: str) -> Iterator[tuple[str, int, int, Status, float]]:
-    """Path, first and last byte, status and seconds of each row; the head is left out."""
+def _rows_in(file: BinaryIO, form: str) -> Iterator[_Row]:
+    """All rows but the head."""
     begin = 0
     for row in file if form == "ndjson" else quoted_rows(file):
         end = begin + len(row)
         if form == "ndjson":
             shown = json.loads(row)
             if "audiotag" not in shown:
-                yield shown["path"], begin, end, shown["status"], shown.get("duration", 0.0)
+                yield _Row(shown["path"], begin, end, shown["status"], 0.0, shown.get("duration", 0.0))
         elif begin:
             text = row.decode("utf-8", "surrogateescape")
-            cells = next(csv.reader(StringIO(text, newline=""), delimiter="," if form == "csv" else "\t"))
-            seconds = float(cells[3]) - float(cells[2]) if cells[3] else 0.0
-            yield cells[0], begin, end, cells[1], seconds  # type: ignore[misc]
+            path, status, start, stop, *_ = next(
+                csv.reader(StringIO(text, newline=""), delimiter="," if form == "csv" else "\t")
+            )
+            yield _Row(path, begin, end, status, float(start or 0.0), float(stop or 0.0))
         begin = end
 
 

@@ -21,7 +21,17 @@ from typing import Any, BinaryIO
 
 from audiotag.errors import OutputError
 from audiotag.inputs import Input
-from audiotag.journal.disk import Tracked, crc_of, explained, lines_of, open_locked, open_work, pieces_of, write_beside
+from audiotag.journal.disk import (
+    REMOVES_OPEN_FILES,
+    Tracked,
+    crc_of,
+    explained,
+    lines_of,
+    open_locked,
+    open_work,
+    pieces_of,
+    write_beside,
+)
 from audiotag.journal.fingerprint import fingerprint_of, refuse_changes, utc_now
 from audiotag.journal.lines import VERSION, Entry, whole_lines
 from audiotag.journal.places import Mode, journal_path, side_path, write_provenance
@@ -53,12 +63,14 @@ class JournaledFile:
         self._reader: BinaryIO | None = None
         self._ranges = array("Q")  # begin, end, begin, end, ...: records in the order of the inputs
         self._index: dict[int, int] = {}  # hash of a path: where its line begins in the journal
+        self._named: set[int] = set()  # those of them that are inputs again
         self._provenance: dict[str, Any] | None = None  # of an earlier session, which died while it cleaned up
         try:
             self._begin(mode)
         except BaseException:
+            is_empty = not os.fstat(self._journal.fileno()).st_size
             self.close()
-            if mode == "new":
+            if mode == "new" or is_empty:
                 journal_path(path).unlink(missing_ok=True)
             raise
 
@@ -135,16 +147,16 @@ class JournaledFile:
         return Entry(**json.loads(self._reader.readline()))
 
     def find(self, given: Input) -> Entry | None:
-        """What an earlier session did of an input that has not changed since."""
-        begin = self._index.get(hash(given.path))
-        if begin is None:
+        """What an earlier session did of an input that has not changed since; what failed is to be tried again."""
+        key = hash(given.path)
+        entry = self._entry_at(self._index[key]) if key in self._index else None
+        if entry is None or entry.path != given.path:
             return None
-        entry = self._entry_at(begin)
-        if (entry.path, entry.size, entry.mtime_ns) == (given.path, given.size, given.mtime_ns):
-            return entry
-        if entry.path == given.path:
+        self._named.add(key)
+        if (entry.size, entry.mtime_ns) != (given.size, given.mtime_ns):
             logger.warning("%s: has changed since it was tagged; it is done again", given.path)
-        return None
+            return None
+        return None if entry.status == "failed" or given.source is None else entry
 
     # --- the run ---
 
@@ -191,14 +203,31 @@ class JournaledFile:
         """Puts the records in order where they are not, makes JSON and Parquet, and takes the journal away.
 
         `facts` go into the provenance beside the output.
+
+        Raises:
+            OutputError: it cannot be written, or what is done was not named again although it is still there.
         """
         self.sync()
+        self._account_for_unnamed()
         provenance = self._describe(facts)
         if not self._is_appended:
             self._convert()
         elif not self._is_in_order():
             self._sort(provenance)
         self._clean_up(provenance)
+
+    def _account_for_unnamed(self) -> None:
+        """Results of files that are gone are left out, with a word; those of others are not thrown away."""
+        entries = (self._entry_at(begin) for key, begin in self._index.items() if key not in self._named)
+        unnamed = [entry.path for entry in entries if entry.status != "failed"]
+        there = [path for path in unnamed if os.path.exists(path)]
+        if there:
+            raise OutputError(
+                f"{self.path}: holds results of {len(there):,} inputs that were not named this time, such as "
+                f"{there[0]}. Name the inputs as before and resume again, or begin anew with --overwrite"
+            )
+        if unnamed:
+            logger.warning("%s: results of %d inputs that are gone are left out", self.path, len(unnamed))
 
     def finish_earlier(self) -> dict[str, Any] | None:
         """The provenance of an earlier session that died after the last record; its cleaning up is done now."""
@@ -208,6 +237,8 @@ class JournaledFile:
 
     def _clean_up(self, provenance: Mapping[str, Any]) -> None:
         write_provenance(self.path, {**provenance, "bytes": self.path.stat().st_size})
+        if not REMOVES_OPEN_FILES:
+            self.close()
         with explained(self.path):
             journal_path(self.path).unlink()
             side_path(self.path).unlink(missing_ok=True)
@@ -217,6 +248,8 @@ class JournaledFile:
         return tuple(self._ranges) == ends or (not self._ranges and ends[0] == ends[1])
 
     def _sort(self, provenance: Mapping[str, Any]) -> None:
+        self._output.file.close()  # it is replaced
+
         def write(output: Output) -> None:
             output.write(self._head())
             for data in self._records():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from audiotag.errors import OutputError
-from audiotag.journal.disk import write_beside
+from audiotag.journal.disk import open_locked, write_beside
 
 Mode = Literal["new", "overwrite", "resume"]
 
@@ -37,10 +37,14 @@ def check_output(path: Path, mode: Mode) -> None:
     """
     if path.is_dir():
         raise OutputError(f"{path}: is a folder. Choose a file")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is a device or a pipe. Leave out --out to write to stdout, or choose a file")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}. Make it first")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path}: its folder may not be written to. Choose another place")
+    if mode == "overwrite" and journal_path(path).exists():
+        open_locked(journal_path(path), path).close()
     if mode != "new":
         return
     if journal_path(path).exists():
