@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -75,7 +75,7 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on, with which versions, and when."""
     packages = ("numpy", "onnxruntime", "soundfile", "soxr", "av")
     return {
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "cpu": _cpu_name(),
         "cores": core_count(),
         "system": platform.system(),

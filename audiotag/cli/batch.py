@@ -41,7 +41,7 @@ SECONDS_TO_CLOSE = 1.5
 
 def batch(
     context: typer.Context,
-    inputs: options.Inputs = options.NO_NAMES,
+    inputs: options.SomeInputs = None,
     out: options.Out = None,
     form: options.Format = None,
     header: options.Header = False,
@@ -88,6 +88,7 @@ def batch(
     options.set_verbosity(quiet=quiet, verbose=verbose)
     tag_options, engine_options = record_of(TagOptions, context), record_of(EngineOptions, context)
     name = pick_format(form, out, header=header)
+    inputs = inputs or []
     mode = _mode(inputs, out, files_from, resume=resume, overwrite=overwrite)
     if out is not None and not dry_run:
         check_output(out, mode)
@@ -175,7 +176,7 @@ class _Session:
             file.finish(self._tally.to_dict())
 
     def _take_counts(self, was: dict[str, Any], out: Path) -> None:
-        logger.warning("%s: is finished already; nothing was done", out)
+        logger.warning("%s: is finished already; nothing was done. Inputs added since need --overwrite", out)
         counts = was["inputs"]
         self._tally.n_ok, self._tally.n_empty, self._tally.n_failed = counts["ok"], counts["empty"], counts["failed"]
         self._tally.seconds = was["seconds_of_audio"]

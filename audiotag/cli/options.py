@@ -118,7 +118,9 @@ class _OneLine(logging.Formatter):
 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Audio or video files; - is audio on stdin.")]
 # None, not an empty list: click before 8.2 refuses any other default of an argument that takes several values.
-SomeInputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT", help="Files, folders and globs; - is stdin.")]
+SomeInputs = Annotated[
+    list[str] | None, typer.Argument(metavar="INPUT", help="Files, folders and globs; - is audio on stdin.")
+]
 Include = Annotated[list[str], typer.Option("--include", metavar="GLOB", help="In folders, take only these names.")]
 Exclude = Annotated[list[str], typer.Option("--exclude", metavar="GLOB", help="In folders, leave out these names.")]
 FilesFrom = Annotated[

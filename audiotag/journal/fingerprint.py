@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def fingerprint_of(form: str, header: Mapping[str, Any], with_header: bool) -> d
 
 def utc_now() -> str:
     """The time, to the second, as fingerprints and provenances show it."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def refuse_changes(was: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
