@@ -112,6 +112,28 @@ def in_shard(found: Iterable[_AnyFound], shard: Shard | None) -> Iterator[_AnyFo
     return (item for item in found if shard is None or item.path in shard)
 
 
+def refuse_input_as_output(out: Path | None, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Looks whether what is written to `out` would destroy an input; the inputs are asked for only where it might.
+
+    Raises:
+        UsageError: it is the same file as one of them, whatever its name.
+    """
+    written = None if out is None else _status(out)
+    if written is None or not stat.S_ISREG(written.st_mode):
+        return
+    for path in inputs:
+        read = _status(path)
+        if read is not None and os.path.samestat(read, written):
+            raise UsageError(f"{out}: is an input and would be overwritten. Choose another file to write")
+
+
+def _status(path: str | os.PathLike[str]) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):
+        return None
+
+
 def find_inputs(
     arguments: Iterable[str],
     *,
@@ -254,12 +276,10 @@ def _pieces(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
 
 def _inputs_at(path: str, choice: _Choice) -> Iterator[Found]:
     """What a path stands for: a folder's files, or itself, whatever it is."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
+    status = _status(path)
+    if status is None:
         yield Input(path, Path(path))
-        return
-    if stat.S_ISDIR(status.st_mode):
+    elif stat.S_ISDIR(status.st_mode):
         yield from _Walk(path, choice)
     else:
         yield _input(path, status)

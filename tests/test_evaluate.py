@@ -345,6 +345,29 @@ def test_what_cannot_be_measured_is_one_line(
     assert ran.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--out", "m.csv", "-f", "json"], "m.csv: is an input and would be overwritten"),
+        (["--thresholds-out", "m.csv"], "m.csv: is an input and would be overwritten"),
+        (["--thresholds-out", "a.wav"], "a.wav: is an input and would be overwritten"),
+        (["--out", "e.json", "--thresholds-out", "./e.json"], "e.json: is both --out and --thresholds-out"),
+    ],
+)
+def test_an_output_on_top_of_the_data_or_of_the_other_output_is_refused(
+    run_audiotag: RunAudiotag, data: Path, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    before = files()
+    ran = run_audiotag("evaluate", "m.csv", *arguments)
+    assert (ran.code, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(f"audiotag: error: {complaint}")
+    assert ran.stderr.count("\n") == 1
+    assert files() == before
+
+
 def test_clips_that_all_cannot_be_read_are_an_error(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,labels\nbroken.wav,Dog\nmissing.wav,Dog\n")
     ran = run_audiotag("evaluate", "m.csv", "-q")

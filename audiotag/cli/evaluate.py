@@ -13,6 +13,7 @@ from audiotag.cli import options
 from audiotag.cli.status import StatusLine
 from audiotag.errors import DataError, ExitCode, OutputError, UsageError
 from audiotag.hub import resolve_model
+from audiotag.inputs import refuse_input_as_output
 from audiotag.labels import LabelSet
 from audiotag.options import EngineOptions
 from audiotag.thresholds import write_thresholds
@@ -67,7 +68,7 @@ def evaluate(
     """
     engine_options = EngineOptions(device=device, engine=engine, precision=precision)  # type: ignore[arg-type]
     options.set_verbosity(quiet=quiet, verbose=False)
-    _check_places(out, thresholds_out)
+    _check_places(data, out, thresholds_out)
     form = form or _form_of_suffix(out)
     folder = resolve_model(model, offline=offline, engine=engine_options)
     chosen = LabelSet(folder.config.labels).select(_names(among)) if among else ()
@@ -76,6 +77,8 @@ def evaluate(
     from audiotag.training.evaluate import measure, score_clips
 
     all_clips, status = read_dataset(data), StatusLine(quiet=quiet)
+    for place in (out, thresholds_out):
+        refuse_input_as_output(place, (clip.path for clip in all_clips))
     clips = _chosen(all_clips, fold=fold, sources=source)
     tagger = Tagger(folder, options=engine_options)
     scores, read = score_clips(
@@ -97,9 +100,13 @@ def evaluate(
     return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
 
 
-def _check_places(*places: Path | None) -> None:
-    """Refuses, before anything is measured, a file whose folder is not there."""
+def _check_places(data: Path, *places: Path | None) -> None:
+    """Refuses, before anything is measured, a file that is the data or written twice, or whose folder is not there."""
+    named = [place.resolve() for place in places if place is not None]
+    if len(set(named)) < len(named):
+        raise UsageError(f"{places[0]}: is both --out and --thresholds-out. Choose two files")
     for place in places:
+        refuse_input_as_output(place, [data])
         if place is not None and (place.is_dir() or not place.parent.is_dir()):
             raise OutputError(f"{place}: cannot be written: it is a folder, or its folder is missing. Choose another")
 
