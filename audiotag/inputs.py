@@ -1,11 +1,13 @@
 """From the arguments of a run to its inputs, lazily and in a stable order; nothing is opened here.
 
-Folders are walked in the byte order of their names, one sorted folder of each depth in memory. Names that are not
-UTF-8 travel as surrogate escapes (PEP 383). Neighbours: `audio` opens what this finds, `results` shows its paths.
+Folders are walked in the byte order of their names, one sorted folder of each depth in memory. One that cannot be read
+is an input too, which fails when it is opened: nobody knows what is in it. Names that are not UTF-8 travel as surrogate
+escapes (PEP 383). Neighbours: `audio` opens what this finds, `results` shows its paths.
 """
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import glob
 import hashlib
@@ -310,7 +312,7 @@ class _Walk:
         while True:
             if folder is not None:
                 names = self._names(folder)
-                if isinstance(names, Skipped):
+                if isinstance(names, Input):
                     yield names
                 else:
                     open_folders.append(names)
@@ -325,13 +327,14 @@ class _Walk:
             else:
                 yield found
 
-    def _names(self, folder: str) -> Iterator[str] | Skipped:
-        """Paths, relative to the root, of what is in a folder."""
+    def _names(self, folder: str) -> Iterator[str] | Input:
+        """Paths, relative to the root, of what is in a folder; the folder itself if it cannot be read."""
         path = self._prefix + folder
         try:
             names = os.listdir(os.fsencode(path or "."))  # bytes take a third of the memory of DirEntry objects
-        except OSError as error:
-            return Skipped(path or self._root, f"folder cannot be read: {error.strerror}")
+        except OSError:
+            shown = path if folder else self._root
+            return Input(shown, Path(shown))
         names.sort()
         return (os.path.join(folder, os.fsdecode(name)) for name in names)
 
@@ -343,13 +346,19 @@ class _Walk:
         try:
             status = os.stat(path)
         except OSError as error:
-            return Skipped(path, _missing_reason(path, error))
+            return self._look_at_unknown(path, relative, error)
         if stat.S_ISDIR(status.st_mode):
             return self._look_at_folder(path, relative)
         refusal = self._choice.refusal(relative)
         if refusal is None and not stat.S_ISREG(status.st_mode):
             refusal = f"{_KIND_OF.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file"
         return _input(path, status) if refusal is None else Skipped(path, refusal)
+
+    def _look_at_unknown(self, path: str, relative: str, error: OSError) -> Found:
+        """What cannot be looked at may be a recording or a folder full of them, unless there is nothing at all."""
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return Skipped(path, _missing_reason(path, error))
+        return Skipped(path, "excluded") if self._choice.exclude.match(relative) else Input(path, Path(path))
 
     def _look_at_folder(self, path: str, relative: str) -> Skipped | None:
         if self._choice.exclude.match(relative):

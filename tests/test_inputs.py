@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from audiotag.errors import UsageError
+from audiotag.audio import probe
+from audiotag.errors import AudioError, UsageError
 from audiotag.inputs import Input, Skipped, find_inputs
 
 
@@ -142,13 +144,48 @@ def test_link_loops_end_and_no_folder_is_walked_twice(tmp_path: Path) -> None:
     assert skipped(".") == dict.fromkeys(["a/other", "a/up", "c/around", "c/back", "d"], reason)
 
 
+@pytest.fixture
+def shut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder `shut` that may not be listed, and `half shut` in which nothing may be looked at, for root too."""
+    listdir, stat = os.listdir, os.stat
+
+    def guarded_listdir(folder: bytes) -> list[bytes]:
+        if os.path.basename(os.path.normpath(folder)) == b"shut":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listdir(folder)
+
+    def guarded_stat(path: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, str) and os.path.basename(os.path.dirname(path)) == "half shut":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "listdir", guarded_listdir)
+    monkeypatch.setattr(os, "stat", guarded_stat)
+
+
+@pytest.mark.usefixtures("shut")
+def test_a_folder_that_cannot_be_read_is_an_input_that_will_fail() -> None:
+    touch("open/a.wav", "sub/shut/b.wav", "z.wav")
+    assert paths(".") == ["open/a.wav", "sub/shut", "z.wav"]
+    assert Input("sub/shut", Path("sub/shut")) in find_inputs(["."])
+    assert paths("sub/shut") == ["sub/shut"]
+    assert skipped(".") == {}
+
+
+@pytest.mark.usefixtures("shut")
+def test_what_cannot_be_looked_at_is_an_input_that_will_fail_unless_it_is_excluded() -> None:
+    touch("half shut/a.wav", "half shut/maybe a folder", "half shut/no.tmp", "half shut/.hidden")
+    assert paths(".", exclude=["*.tmp"]) == ["half shut/a.wav", "half shut/maybe a folder"]
+    assert skipped(".", exclude=["*.tmp"]) == {"half shut/.hidden": "hidden", "half shut/no.tmp": "excluded"}
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_folder_is_skipped_with_its_reason() -> None:
-    touch("open/a.wav", "shut/b.wav")
+def test_a_folder_that_cannot_be_read_fails_for_that_reason() -> None:
+    touch("shut/b.wav")
     Path("shut").chmod(0)
-    found = paths("."), skipped(".")
+    with pytest.raises(AudioError, match="permission denied"):
+        probe(paths(".")[0])
     Path("shut").chmod(0o700)
-    assert found == (["open/a.wav"], {"shut": "folder cannot be read: Permission denied"})
 
 
 @pytest.mark.parametrize(
