@@ -7,6 +7,7 @@ escapes (PEP 383). Neighbours: `audio` opens what this finds, `results` shows it
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fnmatch
 import glob
@@ -16,7 +17,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
@@ -158,19 +159,20 @@ def find_inputs(
 
 
 def _find(arguments: Iterable[str], choice: _Choice, files_from: str | None, *, null: bool) -> Iterator[Found]:
-    for argument in arguments:
-        if not argument:
-            raise UsageError("an input's name is empty. Is a variable of the shell not set?")
-        if argument == "-":
-            if files_from == "-":
-                raise UsageError("stdin cannot be both a list of files and audio. Leave out one of the two -")
-            yield Input("-", None)
-        else:
-            for path in _expand(argument):
+    with _opened(files_from) as file:
+        for argument in arguments:
+            if not argument:
+                raise UsageError("an input's name is empty. Is a variable of the shell not set?")
+            if argument == "-":
+                if files_from == "-":
+                    raise UsageError("stdin cannot be both a list of files and audio. Leave out one of the two -")
+                yield Input("-", None)
+            else:
+                for path in _expand(argument):
+                    yield from _inputs_at(path, choice)
+        if files_from is not None and file is not None:
+            for path in _names_in_list(file, files_from, null=null):
                 yield from _inputs_at(path, choice)
-    if files_from is not None:
-        for path in _names_in_list(files_from, null=null):
-            yield from _inputs_at(path, choice)
 
 
 def _without_repetition(found: Iterable[Found]) -> Iterator[Found]:
@@ -250,16 +252,32 @@ def _runs_in_a_loop(path: str) -> bool:
     return False
 
 
-def _names_in_list(files_from: str, *, null: bool) -> Iterator[str]:
-    separator = b"\0" if null else b"\n"
+def _opened(files_from: str | None) -> AbstractContextManager[BinaryIO | None]:
+    """The list, open before anything is tagged: its name may be wrong."""
+    if files_from is None:
+        return nullcontext(None)
     try:
-        with nullcontext(sys.stdin.buffer) if files_from == "-" else open(files_from, "rb") as file:
-            for name in _pieces(file, separator):
-                stripped = name if null else name.removesuffix(b"\r")
-                if stripped:
-                    yield os.fsdecode(stripped)
+        return nullcontext(sys.stdin.buffer) if files_from == "-" else open(files_from, "rb")
     except OSError as error:
-        raise UsageError(f"list of files {files_from}: {error.strerror or error}. Check its name") from error
+        raise _unreadable_list(files_from, error) from error
+
+
+def _names_in_list(file: BinaryIO, files_from: str, *, null: bool) -> Iterator[str]:
+    mark = b"" if null else codecs.BOM_UTF8  # which some editors put before text
+    try:
+        for name in _pieces(file, b"\0" if null else b"\n"):
+            stripped = name if null else name.removeprefix(mark).removesuffix(b"\r")
+            mark = b""
+            if b"\0" in stripped:
+                raise UsageError(f"list of files {files_from}: holds NUL bytes. Add -0, or save the list as UTF-8")
+            if stripped:
+                yield os.fsdecode(stripped)
+    except OSError as error:
+        raise _unreadable_list(files_from, error) from error
+
+
+def _unreadable_list(files_from: str, error: OSError) -> UsageError:
+    return UsageError(f"list of files {files_from}: {error.strerror or error}. Check its name")
 
 
 def _pieces(file: BinaryIO, separator: bytes) -> Iterator[bytes]:

@@ -290,6 +290,9 @@ def test_globs_do_not_run_in_link_loops() -> None:
         (b"a.wav\0new\nline.wav\0", True, ["a.wav", "new\nline.wav"]),
         (b" a.wav \n-\n*.wav\n", False, [" a.wav ", "-", "*.wav"]),
         (b"\xff.wav\n", False, ["\udcff.wav"]),
+        (b"\xef\xbb\xbfa.wav\n\xef\xbb\xbfb.wav\n", False, ["a.wav", "\ufeffb.wav"]),
+        (b"\xef\xbb\xbf\r\na.wav", False, ["a.wav"]),
+        (b"\xef\xbb\xbfa.wav\0", True, ["\ufeffa.wav"]),
         (b"", False, []),
     ],
 )
@@ -308,6 +311,19 @@ def test_a_list_may_name_folders_and_be_long() -> None:
     found = paths(files_from="list")
     assert found[:2] == ["sub/a.wav", f"{0:050}.wav"]
     assert len(found) == 5001
+
+
+def test_a_list_that_does_not_exist_is_noticed_before_the_first_input() -> None:
+    touch("a.wav")
+    with pytest.raises(UsageError, match=r"list of files gone: No such file or directory\. Check its name"):
+        next(find_inputs(["a.wav"], files_from="gone"))
+
+
+@pytest.mark.parametrize("content", [b"a.wav\0b.wav\0", "\ufeffa.wav\r\n".encode("utf-16-le")])
+def test_a_list_with_nul_bytes_is_not_taken_for_lines(content: bytes) -> None:
+    Path("list").write_bytes(content)
+    with pytest.raises(UsageError, match=r"list of files list: holds NUL bytes\. Add -0, or save the list as UTF-8"):
+        paths(files_from="list")
 
 
 def test_a_name_of_nothing_is_refused_and_not_taken_for_this_folder() -> None:
