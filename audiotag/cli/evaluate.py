@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from audiotag.training.dataset import LabelledClip
     from audiotag.training.evaluate import Choice, Evaluation, Interval
 
-FORMATS = ("table", "json", "html")
+FORMATS = {"table": ".txt", "json": ".json", "html": ".html"}  # and the suffixes of their files
 SEPARATOR = ";"  # of labels, which hold commas
 SHOWN_CONFUSIONS = 10
 SHOWN_WORST = 5
+SHOWN_UNKNOWN = 5
 
 
 def evaluate(
@@ -71,15 +72,17 @@ def evaluate(
     _check_places(data, out, thresholds_out)
     form = form or _form_of_suffix(out)
     folder = resolve_model(model, offline=offline, engine=engine_options)
-    chosen = LabelSet(folder.config.labels).select(_names(among)) if among else ()
+    labels = LabelSet(folder.config.labels)
+    chosen = labels.select(_names(among)) if among else ()
     from audiotag.tagger import Tagger
     from audiotag.training.dataset import read_dataset
-    from audiotag.training.evaluate import measure, score_clips
+    from audiotag.training.evaluate import measure, score_clips, tell_unknown_labels, with_known_labels
 
-    all_clips, status = read_dataset(data), StatusLine(quiet=quiet)
+    all_clips, status = with_known_labels(read_dataset(data), labels), StatusLine(quiet=quiet)
     for place in (out, thresholds_out):
         refuse_input_as_output(place, (clip.path for clip in all_clips))
     clips = _chosen(all_clips, fold=fold, sources=source)
+    tell_unknown_labels(clips, labels)
     tagger = Tagger(folder, options=engine_options)
     scores, read = score_clips(
         tagger, clips, on_progress=lambda done, total: status.show(f"clips {done}/{total}", keep=done == total)
@@ -112,8 +115,13 @@ def _check_places(data: Path, *places: Path | None) -> None:
 
 
 def _form_of_suffix(out: Path | None) -> str:
-    suffix = "" if out is None else out.suffix.lower().removeprefix(".")
-    return suffix if suffix in FORMATS else "table"
+    if out is None:
+        return "table"
+    forms = {suffix: form for form, suffix in FORMATS.items()}
+    if out.suffix.lower() not in forms:
+        suffix, known = out.suffix or "(none)", ", ".join(forms)
+        raise UsageError(f"{out}: no format has the suffix {suffix!r}. Add --format, or use one of {known}")
+    return forms[out.suffix.lower()]
 
 
 def _names(among: Sequence[str]) -> list[str]:
@@ -172,7 +180,9 @@ def _labels(measured: Evaluation) -> list[str]:
         counts = f"{each.n_clips:5d}  {each.n_groups:6d}"
         lines.append(f"{each.average_precision:6.3f}  {spread:14}  {counts}  {figures}  {each.label}")
     if measured.unknown_labels:
-        lines += ["", f"{len(measured.unknown_labels)} labels of the data are not known to the model and did not count"]
+        shown, more = measured.unknown_labels[:SHOWN_UNKNOWN], len(measured.unknown_labels) - SHOWN_UNKNOWN
+        names = ", ".join(map(visible, shown)) + (f" and {more} more" if more > 0 else "")
+        lines += ["", f"labels that the model does not know did not count: {names}"]
     return lines
 
 
