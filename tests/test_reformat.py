@@ -124,3 +124,29 @@ def test_missing_existing_and_unfinished_files_are_refused(run_audiotag: RunAudi
     assert run_audiotag("reformat", "all.ndjson", "--out", "a.csv", "--overwrite").code == 0
     (tmp_path / "all.ndjson.journal").touch()
     assert "unfinished" in run_audiotag("reformat", "all.ndjson", "--out", "b.csv").stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_a_file_that_a_run_is_writing_is_not_replaced(
+    run_audiotag: RunAudiotag, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    run_audiotag("batch", "in", "--out", "all.ndjson")
+    assert run_audiotag("batch", "in", "--out", "tags.csv", "--strict", "-q").code == 1
+    before = (tmp_path / "tags.csv").read_bytes()
+    done = run_audiotag("reformat", "all.ndjson", "--out", "tags.csv", *more)
+    message = "tags.csv: holds an unfinished run. Finish it with `audiotag batch --resume` first"
+    assert (done.code, done.stderr) == (1, f"audiotag: error: {message}\n")
+    assert (tmp_path / "tags.csv").read_bytes() == before
+
+
+def test_what_made_the_file_that_is_replaced_is_not_told_of_the_new_one(
+    run_audiotag: RunAudiotag, tmp_path: Path
+) -> None:
+    run_audiotag("batch", "in", "--out", "all.ndjson")
+    run_audiotag("batch", "in", "--out", "tags.csv", "-k", "1")
+    (tmp_path / "bad.ndjson").write_text("no results")
+    assert run_audiotag("reformat", "bad.ndjson", "--out", "tags.csv", "--overwrite").code == 1
+    assert (tmp_path / "tags.csv.run.json").exists()
+    assert run_audiotag("reformat", "all.ndjson", "--out", "tags.csv", "--overwrite").code == 0
+    assert not (tmp_path / "tags.csv.run.json").exists()
+    assert (tmp_path / "all.ndjson.run.json").exists()
