@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import TINY_CONFIG, Ran, chirp, noise, siren, tone
 
+from audiotag.cli.evaluate import _table
 from audiotag.config import ModelConfig
 from audiotag.errors import DataError
 from audiotag.labels import LabelSet
@@ -243,6 +244,18 @@ def test_a_long_curve_is_thinned_and_stays_inside_its_frame() -> None:
         assert points.max() <= 104
         assert (np.diff(points[:, 0]) >= 0).all()
         assert points[-1, 0] == 104  # all positives at the end
+
+
+def test_the_table_shows_control_characters_as_text() -> None:
+    nasty = "\x1b[31mred\nline"
+    clips = [replace(each, labels=(nasty, each.labels[0])) for each in CLIPS]
+    measured = measure(SCORES, clips, model_of((nasty, *LABELS[1:-1], f"{nasty} too")), among=(0,))
+    text = _table({"model": nasty, "precision": "fp32"}, measured)
+    assert measured.confusions
+    assert measured.worst_clips
+    assert "\x1b" not in text
+    assert text.count("\\x1b[31mred\\nline") >= 6
+    assert text.count("\n") == _table({"model": "m", "precision": "fp32"}, measured).count("\n")
 
 
 # --- the command ---

@@ -150,8 +150,8 @@ def _table(about: dict[str, Any], measured: Evaluation) -> str:
 def _summary(about: dict[str, Any], measured: Evaluation) -> list[str]:
     defaults = measured.at_defaults
     lines = [
-        f"model {about['model']}, {about['precision']}, on {measured.n_clips} clips of {measured.n_groups} groups "
-        f"({measured.n_failed} unreadable)",
+        f"model {visible(about['model'])}, {about['precision']}, on {measured.n_clips} clips "
+        f"of {measured.n_groups} groups ({measured.n_failed} unreadable)",
         f"macro mAP {measured.macro_map:.4f}{_spread(measured.macro_map_interval)} over {measured.n_labels} labels, "
         f"micro mAP {measured.micro_map:.4f}, weighted by groups {measured.group_weighted_map:.4f}",
         f"top-1 hit rate {measured.top1:.4f}{_spread(measured.top1_interval)}, top-5 hit rate {measured.top5:.4f}, "
@@ -178,7 +178,7 @@ def _labels(measured: Evaluation) -> list[str]:
         spread = "-" if each.interval is None else f"{each.interval[0]:.3f} to {each.interval[1]:.3f}"
         figures = f"{each.threshold:9.3f}  {each.precision:9.3f}  {each.recall:6.3f}  {each.f1:5.3f}"
         counts = f"{each.n_clips:5d}  {each.n_groups:6d}"
-        lines.append(f"{each.average_precision:6.3f}  {spread:14}  {counts}  {figures}  {each.label}")
+        lines.append(f"{each.average_precision:6.3f}  {spread:14}  {counts}  {figures}  {visible(each.label)}")
     if measured.unknown_labels:
         shown, more = measured.unknown_labels[:SHOWN_UNKNOWN], len(measured.unknown_labels) - SHOWN_UNKNOWN
         names = ", ".join(map(visible, shown)) + (f" and {more} more" if more > 0 else "")
@@ -188,14 +188,14 @@ def _labels(measured: Evaluation) -> list[str]:
 
 def _confusions(measured: Evaluation) -> list[str]:
     shown = measured.confusions[:SHOWN_CONFUSIONS]
-    lines = [f"{each.n_clips:6d}  {each.label} -> {each.said}" for each in shown]
+    lines = [f"{each.n_clips:6d}  {visible(each.label)} -> {visible(each.said)}" for each in shown]
     return ["", "clips in which another label outranks their own, most frequent first", *lines] if lines else []
 
 
 def _worst(measured: Evaluation) -> list[str]:
     lines = [
-        f"{visible(each.path)}\n        is {', '.join(each.labels)}; said "
-        + ", ".join(f"{label} {score:.2f}" for label, score in each.said)
+        f"{visible(each.path)}\n        is {', '.join(map(visible, each.labels))}; said "
+        + ", ".join(f"{visible(label)} {score:.2f}" for label, score in each.said)
         for each in measured.worst_clips[:SHOWN_WORST]
     ]
     return ["", "worst clips", *lines] if lines else []
