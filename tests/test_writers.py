@@ -61,6 +61,20 @@ def test_csv() -> None:
     )
 
 
+def test_tags_of_windows_are_rows_though_the_clip_has_none() -> None:
+    windows = (
+        WindowResult(start=0.0, end=5.0, tags=()),
+        WindowResult(start=5.0, end=10.0, tags=(Tag("Siren", 0.9), Tag("Dog", 0.8))),
+    )
+    rare = ClipResult(path="rare.wav", duration=10.0, tags=(), windows=windows)
+    nothing = ClipResult(path="nothing.wav", duration=5.0, tags=(), windows=windows[:1])
+    assert written("csv", rare, nothing).decode().splitlines()[1:] == [
+        "rare.wav,empty,5.000,10.000,,1,Siren,0.900000,",
+        "rare.wav,empty,5.000,10.000,,2,Dog,0.800000,",
+        "nothing.wav,empty,0.000,5.000,,,,,",
+    ]
+
+
 def test_tsv() -> None:
     assert written("tsv", DOG, BROKEN).decode() == (
         "path\tstatus\tstart\tend\tchannel\trank\tlabel\tscore\terror\n"
