@@ -1,11 +1,14 @@
 """From the arguments of a run to its inputs, lazily and in a stable order; nothing is opened here.
 
-Folders are walked in the byte order of their names, one sorted folder of each depth in memory. Names that are not
-UTF-8 travel as surrogate escapes (PEP 383). Neighbours: `audio` opens what this finds, `results` shows its paths.
+Folders are walked in the byte order of their names, one sorted folder of each depth in memory. One that cannot be read
+is an input too, which fails when it is opened: nobody knows what is in it. Names that are not UTF-8 travel as surrogate
+escapes (PEP 383). Neighbours: `audio` opens what this finds, `results` shows its paths.
 """
 
 from __future__ import annotations
 
+import codecs
+import errno
 import fnmatch
 import glob
 import hashlib
@@ -14,7 +17,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
@@ -112,6 +115,28 @@ def in_shard(found: Iterable[_AnyFound], shard: Shard | None) -> Iterator[_AnyFo
     return (item for item in found if shard is None or item.path in shard)
 
 
+def refuse_input_as_output(out: Path | None, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Looks whether what is written to `out` would destroy an input; the inputs are asked for only where it might.
+
+    Raises:
+        UsageError: it is the same file as one of them, whatever its name.
+    """
+    written = None if out is None else _status(out)
+    if written is None or not stat.S_ISREG(written.st_mode):
+        return
+    for path in inputs:
+        read = _status(path)
+        if read is not None and os.path.samestat(read, written):
+            raise UsageError(f"{out}: is an input and would be overwritten. Choose another file to write")
+
+
+def _status(path: str | os.PathLike[str]) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):
+        return None
+
+
 def find_inputs(
     arguments: Iterable[str],
     *,
@@ -134,19 +159,20 @@ def find_inputs(
 
 
 def _find(arguments: Iterable[str], choice: _Choice, files_from: str | None, *, null: bool) -> Iterator[Found]:
-    for argument in arguments:
-        if not argument:
-            raise UsageError("an input's name is empty. Is a variable of the shell not set?")
-        if argument == "-":
-            if files_from == "-":
-                raise UsageError("stdin cannot be both a list of files and audio. Leave out one of the two -")
-            yield Input("-", None)
-        else:
-            for path in _expand(argument):
+    with _opened(files_from) as file:
+        for argument in arguments:
+            if not argument:
+                raise UsageError("an input's name is empty. Is a variable of the shell not set?")
+            if argument == "-":
+                if files_from == "-":
+                    raise UsageError("stdin cannot be both a list of files and audio. Leave out one of the two -")
+                yield Input("-", None)
+            else:
+                for path in _expand(argument):
+                    yield from _inputs_at(path, choice)
+        if files_from is not None and file is not None:
+            for path in _names_in_list(file, files_from, null=null):
                 yield from _inputs_at(path, choice)
-    if files_from is not None:
-        for path in _names_in_list(files_from, null=null):
-            yield from _inputs_at(path, choice)
 
 
 def _without_repetition(found: Iterable[Found]) -> Iterator[Found]:
@@ -226,16 +252,32 @@ def _runs_in_a_loop(path: str) -> bool:
     return False
 
 
-def _names_in_list(files_from: str, *, null: bool) -> Iterator[str]:
-    separator = b"\0" if null else b"\n"
+def _opened(files_from: str | None) -> AbstractContextManager[BinaryIO | None]:
+    """The list, open before anything is tagged: its name may be wrong."""
+    if files_from is None:
+        return nullcontext(None)
     try:
-        with nullcontext(sys.stdin.buffer) if files_from == "-" else open(files_from, "rb") as file:
-            for name in _pieces(file, separator):
-                stripped = name if null else name.removesuffix(b"\r")
-                if stripped:
-                    yield os.fsdecode(stripped)
+        return nullcontext(sys.stdin.buffer) if files_from == "-" else open(files_from, "rb")
     except OSError as error:
-        raise UsageError(f"list of files {files_from}: {error.strerror or error}. Check its name") from error
+        raise _unreadable_list(files_from, error) from error
+
+
+def _names_in_list(file: BinaryIO, files_from: str, *, null: bool) -> Iterator[str]:
+    mark = b"" if null else codecs.BOM_UTF8  # which some editors put before text
+    try:
+        for name in _pieces(file, b"\0" if null else b"\n"):
+            stripped = name if null else name.removeprefix(mark).removesuffix(b"\r")
+            mark = b""
+            if b"\0" in stripped:
+                raise UsageError(f"list of files {files_from}: holds NUL bytes. Add -0, or save the list as UTF-8")
+            if stripped:
+                yield os.fsdecode(stripped)
+    except OSError as error:
+        raise _unreadable_list(files_from, error) from error
+
+
+def _unreadable_list(files_from: str, error: OSError) -> UsageError:
+    return UsageError(f"list of files {files_from}: {error.strerror or error}. Check its name")
 
 
 def _pieces(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
@@ -254,12 +296,10 @@ def _pieces(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
 
 def _inputs_at(path: str, choice: _Choice) -> Iterator[Found]:
     """What a path stands for: a folder's files, or itself, whatever it is."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
+    status = _status(path)
+    if status is None:
         yield Input(path, Path(path))
-        return
-    if stat.S_ISDIR(status.st_mode):
+    elif stat.S_ISDIR(status.st_mode):
         yield from _Walk(path, choice)
     else:
         yield _input(path, status)
@@ -290,7 +330,7 @@ class _Walk:
         while True:
             if folder is not None:
                 names = self._names(folder)
-                if isinstance(names, Skipped):
+                if isinstance(names, Input):
                     yield names
                 else:
                     open_folders.append(names)
@@ -305,13 +345,14 @@ class _Walk:
             else:
                 yield found
 
-    def _names(self, folder: str) -> Iterator[str] | Skipped:
-        """Paths, relative to the root, of what is in a folder."""
+    def _names(self, folder: str) -> Iterator[str] | Input:
+        """Paths, relative to the root, of what is in a folder; the folder itself if it cannot be read."""
         path = self._prefix + folder
         try:
             names = os.listdir(os.fsencode(path or "."))  # bytes take a third of the memory of DirEntry objects
-        except OSError as error:
-            return Skipped(path or self._root, f"folder cannot be read: {error.strerror}")
+        except OSError:
+            shown = path if folder else self._root
+            return Input(shown, Path(shown))
         names.sort()
         return (os.path.join(folder, os.fsdecode(name)) for name in names)
 
@@ -323,13 +364,19 @@ class _Walk:
         try:
             status = os.stat(path)
         except OSError as error:
-            return Skipped(path, _missing_reason(path, error))
+            return self._look_at_unknown(path, relative, error)
         if stat.S_ISDIR(status.st_mode):
             return self._look_at_folder(path, relative)
         refusal = self._choice.refusal(relative)
         if refusal is None and not stat.S_ISREG(status.st_mode):
             refusal = f"{_KIND_OF.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file"
         return _input(path, status) if refusal is None else Skipped(path, refusal)
+
+    def _look_at_unknown(self, path: str, relative: str, error: OSError) -> Found:
+        """What cannot be looked at may be a recording or a folder full of them, unless there is nothing at all."""
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return Skipped(path, _missing_reason(path, error))
+        return Skipped(path, "excluded") if self._choice.exclude.match(relative) else Input(path, Path(path))
 
     def _look_at_folder(self, path: str, relative: str) -> Skipped | None:
         if self._choice.exclude.match(relative):

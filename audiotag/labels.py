@@ -83,14 +83,16 @@ class LabelSet:
         """Positions of the labels whose name contains `text`, upper and lower case alike."""
         return tuple(index for index, name in enumerate(self.names) if text.casefold() in name.casefold())
 
+    def nearest(self, pattern: str) -> tuple[str, ...]:
+        """The names that are most like `pattern`, three at most."""
+        near = difflib.get_close_matches(pattern.casefold(), self._index_of_folded, n=3, cutoff=0.5)
+        return tuple(self[self._index_of_folded[name]] for name in near) or tuple(
+            self[index] for index in self.search(pattern)[:3]
+        )
+
     def suggest(self, pattern: str) -> str:
         """What to say to a person whose `pattern` is none of the labels: the nearest names, or where all are listed."""
-        near = difflib.get_close_matches(pattern.casefold(), self._index_of_folded, n=3, cutoff=0.5)
-        near = near or [name.casefold() for name in (self[i] for i in self.search(pattern)[:3])]
+        near = self.nearest(pattern)
         if not near:
             return "the model does not know it. `audiotag labels` lists what it knows"
-        return (
-            "the model does not know it. Did you mean "
-            + ", ".join(repr(self[self._index_of_folded[name]]) for name in near)
-            + "?"
-        )
+        return "the model does not know it. Did you mean " + ", ".join(map(repr, near)) + "?"

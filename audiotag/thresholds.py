@@ -44,7 +44,12 @@ def _pairs_of_csv(text: str) -> Iterable[tuple[str, Any]]:
     rows = csv.DictReader(text.splitlines(), strict=True)
     if not {"label", "threshold"} <= set(rows.fieldnames or ()):
         raise ValueError("has no columns label and threshold")
-    return [(row["label"], _number(row["threshold"])) for row in rows]
+    pairs = []
+    for row in rows:
+        if None in row:  # cells that no column has, such as those of Speech,0,9
+            raise ValueError(f"line {rows.line_num} has more cells than the first. Is it a decimal comma?")
+        pairs.append((row["label"], _number(row["threshold"])))
+    return pairs
 
 
 def _number(text: str | None) -> Any:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,15 @@ def test_labels_lists_and_searches(folder: Path, run_audiotag: Run) -> None:
     nothing = run_audiotag("labels", "--model", folder, "--search", "sirne")
     assert (nothing.code, nothing.stdout) == (0, "")
     assert nothing.stderr == "audiotag: label 'sirne': the model does not know it. Did you mean 'Siren'?\n"
+
+
+def test_a_model_s_words_reach_a_terminal_as_text(tiny_config: ModelConfig, folder: Path, run_audiotag: Run) -> None:
+    red = "\x1b[31mDog\x9b0m"
+    config = replace(tiny_config, labels=(red, "two\nlines", "B"), license=red, provenance={red: [red]})
+    write_configs(folder, config)
+    labels = run_audiotag("labels", "--model", folder)
+    shown = run_audiotag("models", "show", folder)
+    assert labels.stdout == "\\x1b[31mDog\\x9b0m\ntwo\\nlines\nB\n"
+    assert (shown.code, shown.stdout.count("\\x1b[31mDog\\x9b0m")) == (0, 4)
+    assert not any(character < " " and character != "\n" for character in labels.stdout + shown.stdout)
+    assert json.loads(run_audiotag("labels", "--model", folder, "-f", "json").stdout)[0]["label"] == red

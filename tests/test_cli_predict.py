@@ -105,6 +105,28 @@ def test_out_infers_its_format_from_the_suffix(
     assert row.startswith("a.wav,ok,0.000,1.000,,1,")
 
 
+@pytest.mark.parametrize("named", ["in/a.flac", "in", "link.flac", "in/*.flac"])
+@pytest.mark.parametrize("out", ["in/a.flac", "./in/../in/a.flac", "hard.flac"])
+def test_an_output_on_top_of_an_input_is_refused_and_the_recording_stays(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, tmp_path: Path, named: str, out: str
+) -> None:
+    recording = write_wav("in/a.flac", tone(), subtype="PCM_16")
+    (tmp_path / "hard.flac").hardlink_to(recording)
+    (tmp_path / "link.flac").symlink_to(recording)
+    before = recording.read_bytes()
+    ran = run_audiotag("predict", named, "-f", "csv", "-o", out)
+    assert (ran.code, ran.stdout) == (2, "")
+    message = "is an input and would be overwritten. Choose another file to write"
+    assert ran.stderr == f"audiotag: error: {Path(out)}: {message}\n"
+    assert recording.read_bytes() == before
+
+
+def test_another_file_that_exists_is_overwritten(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:
+    Path("tags.csv").write_text("old")
+    assert run_audiotag("predict", write_wav("a.wav", tone()), "-o", "tags.csv").code == 0
+    assert Path("tags.csv").read_text().startswith("path,status,")
+
+
 def test_windows_start_duration_and_channels_reach_the_result(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:
     write_wav("a.wav", stereo(tone(seconds=2.0), siren(seconds=2.0)))
     ran = run_audiotag(

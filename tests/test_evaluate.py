@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from conftest import TINY_CONFIG, Ran, chirp, noise, siren, tone
 
+from audiotag.cli.evaluate import _table
 from audiotag.config import ModelConfig
 from audiotag.errors import DataError
+from audiotag.labels import LabelSet
 from audiotag.thresholds import read_thresholds
 from audiotag.training.dataset import LabelledClip
-from audiotag.training.evaluate import Evaluation, measure
+from audiotag.training.evaluate import Evaluation, measure, with_known_labels
 from audiotag.training.evaluation_page import evaluation_page
 from audiotag.training.hierarchy import ancestors_of_labels
 
@@ -244,6 +246,18 @@ def test_a_long_curve_is_thinned_and_stays_inside_its_frame() -> None:
         assert points[-1, 0] == 104  # all positives at the end
 
 
+def test_the_table_shows_control_characters_as_text() -> None:
+    nasty = "\x1b[31mred\nline"
+    clips = [replace(each, labels=(nasty, each.labels[0])) for each in CLIPS]
+    measured = measure(SCORES, clips, model_of((nasty, *LABELS[1:-1], f"{nasty} too")), among=(0,))
+    text = _table({"model": nasty, "precision": "fp32"}, measured)
+    assert measured.confusions
+    assert measured.worst_clips
+    assert "\x1b" not in text
+    assert text.count("\\x1b[31mred\\nline") >= 6
+    assert text.count("\n") == _table({"model": "m", "precision": "fp32"}, measured).count("\n")
+
+
 # --- the command ---
 
 
@@ -291,6 +305,45 @@ def test_the_table_says_what_the_json_says(run_audiotag: RunAudiotag, data: Path
     assert rows[0].split()[0] == f"{dog['average_precision']:.3f}"
 
 
+def test_labels_that_the_model_does_not_know_are_named_before_anything_is_scored(
+    run_audiotag: RunAudiotag, data: Path
+) -> None:
+    ran = run_audiotag("evaluate", "m.csv")
+    warning = "audiotag: warning: labels that the model does not know do not count: 'Zither'\n"
+    assert ran.stderr.startswith(warning + "clips ") or ran.stderr.startswith(warning + "audiotag: warning: left out")
+    assert "\nlabels that the model does not know did not count: Zither\n" in ran.stdout
+    with data.open("a") as rows:
+        rows.writelines(f"a.wav,{label},1,g,zoo\n" for label in ("Sirens", *"12345"))
+    ran = run_audiotag("evaluate", "m.csv")
+    assert ran.stderr.startswith(f"{warning[:-9]}'1', '2', '3', '4', '5' and 2 more\n")
+    assert "did not count: 1, 2, 3, 4, 5 and 2 more\n" in ran.stdout
+
+
+def test_folders_of_which_the_model_knows_none_are_named_with_what_is_near(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, tmp_path: Path, data: Path
+) -> None:
+    write_wav("clips/dogs/a.wav", tone())
+    (tmp_path / "clips/zither").mkdir()
+    (tmp_path / "clips/zither/b.wav").write_text("never opened")
+    ran = run_audiotag("evaluate", "clips")
+    complaint = "no clip has a label that the model knows: 'dogs' (did you mean 'Dog'?), 'zither'"
+    assert (ran.code, ran.stdout) == (1, "")
+    assert ran.stderr == f"audiotag: error: {complaint}. `audiotag labels` lists them\n"
+
+
+def test_labels_of_the_data_are_matched_whatever_their_case(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, data: Path
+) -> None:
+    write_wav("clips/dog/a.wav", tone())
+    write_wav("clips/SIREN/b.wav", siren())
+    ran = run_audiotag("evaluate", "clips", "-f", "json")
+    shown = json.loads(ran.stdout)
+    assert (ran.code, shown["n_labels"], shown["unknown_labels"]) == (0, 2, [])
+    assert [each["label"] for each in shown["per_label"]] == ["Dog", "Siren"]
+    two = with_known_labels([clip("a", "dog", "Dog", "dOG", "cat")], LabelSet(("dog", "Dog")))
+    assert two[0].labels == ("dog", "Dog", "cat")
+
+
 def test_html_goes_to_a_file(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:
     ran = run_audiotag("evaluate", "m.csv", "-f", "html", "--out", "page.html", "-q")
     assert (ran.code, ran.stdout, ran.stderr) == (3, "", "")
@@ -302,6 +355,8 @@ def test_html_goes_to_a_file(run_audiotag: RunAudiotag, data: Path, tmp_path: Pa
 def test_the_suffix_of_out_is_the_format(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:
     assert run_audiotag("evaluate", "m.csv", "--out", "e.json", "-q").code == 3
     assert json.loads((tmp_path / "e.json").read_text(encoding="utf-8"))["n_clips"] == 5
+    assert run_audiotag("evaluate", "m.csv", "--out", "e.TXT", "-q").code == 3
+    assert (tmp_path / "e.TXT").read_text(encoding="utf-8").startswith("model tiny")
 
 
 def test_thresholds_that_are_written_are_read_by_predict(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:
@@ -331,6 +386,7 @@ def test_a_fold_and_a_source_pick_clips(run_audiotag: RunAudiotag, data: Path) -
         (["--among", " ; "], 2, "among: names no label. Write --among 'Dog; Chicken, rooster'"),
         (["--out", "nowhere/x.json"], 1, "nowhere/x.json: cannot be written"),
         (["--thresholds-out", "nowhere/x.json"], 1, "nowhere/x.json: cannot be written"),
+        (["--out", "ev.csv"], 2, "ev.csv: no format has the suffix '.csv'. Add --format, or use one of .txt, .json,"),
         (["-f", "xml"], 2, "'xml' is not one of table, json, html"),
         (["--fold", "2", "--source", "town"], 1, "no clip has a label that the model knows"),
     ],
@@ -343,6 +399,29 @@ def test_what_cannot_be_measured_is_one_line(
     assert complaint in ran.stderr
     assert ran.stderr.startswith("audiotag: error: ")
     assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--out", "m.csv", "-f", "json"], "m.csv: is an input and would be overwritten"),
+        (["--thresholds-out", "m.csv"], "m.csv: is an input and would be overwritten"),
+        (["--thresholds-out", "a.wav"], "a.wav: is an input and would be overwritten"),
+        (["--out", "e.json", "--thresholds-out", "./e.json"], "e.json: is both --out and --thresholds-out"),
+    ],
+)
+def test_an_output_on_top_of_the_data_or_of_the_other_output_is_refused(
+    run_audiotag: RunAudiotag, data: Path, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    before = files()
+    ran = run_audiotag("evaluate", "m.csv", *arguments)
+    assert (ran.code, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(f"audiotag: error: {complaint}")
+    assert ran.stderr.count("\n") == 1
+    assert files() == before
 
 
 def test_clips_that_all_cannot_be_read_are_an_error(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:

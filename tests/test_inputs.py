@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from audiotag.errors import UsageError
+from audiotag.audio import probe
+from audiotag.errors import AudioError, UsageError
 from audiotag.inputs import Input, Skipped, find_inputs
 
 
@@ -142,13 +144,48 @@ def test_link_loops_end_and_no_folder_is_walked_twice(tmp_path: Path) -> None:
     assert skipped(".") == dict.fromkeys(["a/other", "a/up", "c/around", "c/back", "d"], reason)
 
 
+@pytest.fixture
+def shut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder `shut` that may not be listed, and `half shut` in which nothing may be looked at, for root too."""
+    listdir, stat = os.listdir, os.stat
+
+    def guarded_listdir(folder: bytes) -> list[bytes]:
+        if os.path.basename(os.path.normpath(folder)) == b"shut":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listdir(folder)
+
+    def guarded_stat(path: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, str) and os.path.basename(os.path.dirname(path)) == "half shut":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "listdir", guarded_listdir)
+    monkeypatch.setattr(os, "stat", guarded_stat)
+
+
+@pytest.mark.usefixtures("shut")
+def test_a_folder_that_cannot_be_read_is_an_input_that_will_fail() -> None:
+    touch("open/a.wav", "sub/shut/b.wav", "z.wav")
+    assert paths(".") == ["open/a.wav", "sub/shut", "z.wav"]
+    assert Input("sub/shut", Path("sub/shut")) in find_inputs(["."])
+    assert paths("sub/shut") == ["sub/shut"]
+    assert skipped(".") == {}
+
+
+@pytest.mark.usefixtures("shut")
+def test_what_cannot_be_looked_at_is_an_input_that_will_fail_unless_it_is_excluded() -> None:
+    touch("half shut/a.wav", "half shut/maybe a folder", "half shut/no.tmp", "half shut/.hidden")
+    assert paths(".", exclude=["*.tmp"]) == ["half shut/a.wav", "half shut/maybe a folder"]
+    assert skipped(".", exclude=["*.tmp"]) == {"half shut/.hidden": "hidden", "half shut/no.tmp": "excluded"}
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_folder_is_skipped_with_its_reason() -> None:
-    touch("open/a.wav", "shut/b.wav")
+def test_a_folder_that_cannot_be_read_fails_for_that_reason() -> None:
+    touch("shut/b.wav")
     Path("shut").chmod(0)
-    found = paths("."), skipped(".")
+    with pytest.raises(AudioError, match="permission denied"):
+        probe(paths(".")[0])
     Path("shut").chmod(0o700)
-    assert found == (["open/a.wav"], {"shut": "folder cannot be read: Permission denied"})
 
 
 @pytest.mark.parametrize(
@@ -253,6 +290,9 @@ def test_globs_do_not_run_in_link_loops() -> None:
         (b"a.wav\0new\nline.wav\0", True, ["a.wav", "new\nline.wav"]),
         (b" a.wav \n-\n*.wav\n", False, [" a.wav ", "-", "*.wav"]),
         (b"\xff.wav\n", False, ["\udcff.wav"]),
+        (b"\xef\xbb\xbfa.wav\n\xef\xbb\xbfb.wav\n", False, ["a.wav", "\ufeffb.wav"]),
+        (b"\xef\xbb\xbf\r\na.wav", False, ["a.wav"]),
+        (b"\xef\xbb\xbfa.wav\0", True, ["\ufeffa.wav"]),
         (b"", False, []),
     ],
 )
@@ -271,6 +311,19 @@ def test_a_list_may_name_folders_and_be_long() -> None:
     found = paths(files_from="list")
     assert found[:2] == ["sub/a.wav", f"{0:050}.wav"]
     assert len(found) == 5001
+
+
+def test_a_list_that_does_not_exist_is_noticed_before_the_first_input() -> None:
+    touch("a.wav")
+    with pytest.raises(UsageError, match=r"list of files gone: No such file or directory\. Check its name"):
+        next(find_inputs(["a.wav"], files_from="gone"))
+
+
+@pytest.mark.parametrize("content", [b"a.wav\0b.wav\0", "\ufeffa.wav\r\n".encode("utf-16-le")])
+def test_a_list_with_nul_bytes_is_not_taken_for_lines(content: bytes) -> None:
+    Path("list").write_bytes(content)
+    with pytest.raises(UsageError, match=r"list of files list: holds NUL bytes\. Add -0, or save the list as UTF-8"):
+        paths(files_from="list")
 
 
 def test_a_name_of_nothing_is_refused_and_not_taken_for_this_folder() -> None:

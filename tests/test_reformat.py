@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Ran, noise, tone
@@ -50,6 +52,34 @@ def test_a_header_goes_along(run_audiotag: RunAudiotag, tmp_path: Path) -> None:
     assert (tmp_path / "back.ndjson").read_bytes() == (tmp_path / "all.ndjson").read_bytes()
 
 
+LAYOUTS: dict[str, Callable[[Any], str]] = {
+    "json.dump": json.dumps,
+    "jq -c": lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False) + "\n",
+    "jq": lambda value: json.dumps(value, indent=2) + "\n",
+    "--tab": lambda value: "\n" + json.dumps(value, indent="\t"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("source", ["all.json", "all.ndjson"])
+def test_json_that_another_program_laid_out_is_read(
+    run_audiotag: RunAudiotag, tmp_path: Path, source: str, layout: str
+) -> None:
+    run_audiotag("batch", "in", "--out", source, "--header", "--windows")
+    text = (tmp_path / source).read_text()
+    values = [json.loads(text)] if source == "all.json" else list(map(json.loads, text.splitlines()))
+    (tmp_path / "other").write_bytes("\n".join(map(LAYOUTS[layout], values)).encode("utf-8", "backslashreplace"))
+    for out in ("expected.json", "got.json"):
+        done = run_audiotag("reformat", source if out == "expected.json" else "other", "--out", out)
+        assert done.stderr == f"audiotag: 5 results in {out}\n"
+    assert (tmp_path / "got.json").read_bytes() == (tmp_path / "expected.json").read_bytes()
+
+
+def test_results_without_their_header_are_read(run_audiotag: RunAudiotag, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"results": [{"path": "a.wav", "status": "failed", "error": "no"}]}')
+    assert run_audiotag("reformat", "a.json", "-f", "csv").stdout.endswith("\na.wav,failed,,,,,,,no\n")
+
+
 def test_it_is_a_filter(run_audiotag: RunAudiotag) -> None:
     made = run_audiotag("predict", "in/c.wav", "-f", "ndjson")
     shown = subprocess.run(
@@ -67,12 +97,18 @@ def test_it_is_a_filter(run_audiotag: RunAudiotag) -> None:
         ("[1]\n", "line 1 is no result"),
         ('{"path": "a.wav", "status": "failed", "error": "no"}\nrubbish\n', "line 2 is no result"),
         ('{"audiotag": {},\n"results": [\n', "in the midst of its results"),
+        ('{"audiotag": {}, "results": [{"path": "a.wav"', "line 1 is no result"),
+        ('{\n  "audiotag": {},\n  "results": [\n', "line 4 is no result"),
+        ('{"audiotag": {}, "results": [{"path": "a.wav"}]}', "result 1 is no result"),
+        ('{"results": [{"path": "a.wav", "status": "failed", "error": "no"}, 7]}', "result 2 is no result"),
+        ('{"audiotag": {}, "results": 7}', "result 1 is no result"),
+        ('{\n"path": "\udcff"}', "is not UTF-8"),
     ],
 )
 def test_what_is_no_result_is_one_line_and_no_file(
     run_audiotag: RunAudiotag, tmp_path: Path, text: str, complaint: str
 ) -> None:
-    (tmp_path / "bad.ndjson").write_text(text)
+    (tmp_path / "bad.ndjson").write_text(text, encoding="utf-8", errors="surrogateescape")
     done = run_audiotag("reformat", "bad.ndjson", "--out", "out.csv")
     assert done.code == 1
     assert complaint in done.stderr
@@ -88,3 +124,29 @@ def test_missing_existing_and_unfinished_files_are_refused(run_audiotag: RunAudi
     assert run_audiotag("reformat", "all.ndjson", "--out", "a.csv", "--overwrite").code == 0
     (tmp_path / "all.ndjson.journal").touch()
     assert "unfinished" in run_audiotag("reformat", "all.ndjson", "--out", "b.csv").stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_a_file_that_a_run_is_writing_is_not_replaced(
+    run_audiotag: RunAudiotag, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    run_audiotag("batch", "in", "--out", "all.ndjson")
+    assert run_audiotag("batch", "in", "--out", "tags.csv", "--strict", "-q").code == 1
+    before = (tmp_path / "tags.csv").read_bytes()
+    done = run_audiotag("reformat", "all.ndjson", "--out", "tags.csv", *more)
+    message = "tags.csv: holds an unfinished run. Finish it with `audiotag batch --resume` first"
+    assert (done.code, done.stderr) == (1, f"audiotag: error: {message}\n")
+    assert (tmp_path / "tags.csv").read_bytes() == before
+
+
+def test_what_made_the_file_that_is_replaced_is_not_told_of_the_new_one(
+    run_audiotag: RunAudiotag, tmp_path: Path
+) -> None:
+    run_audiotag("batch", "in", "--out", "all.ndjson")
+    run_audiotag("batch", "in", "--out", "tags.csv", "-k", "1")
+    (tmp_path / "bad.ndjson").write_text("no results")
+    assert run_audiotag("reformat", "bad.ndjson", "--out", "tags.csv", "--overwrite").code == 1
+    assert (tmp_path / "tags.csv.run.json").exists()
+    assert run_audiotag("reformat", "all.ndjson", "--out", "tags.csv", "--overwrite").code == 0
+    assert not (tmp_path / "tags.csv.run.json").exists()
+    assert (tmp_path / "all.ndjson.run.json").exists()

@@ -57,6 +57,8 @@ def test_a_spreadsheet_s_csv_is_read(tmp_path: Path) -> None:
         (b'{"Dog": 0.5, "Dog": 0.6}', "label 'Dog' stands twice"),
         (b"label,threshold\nDog,0.5\nDog,0.5\n", "label 'Dog' stands twice"),
         (b"label,threshold\nDog,much\n", "must be 0 to 1, not 'much'"),
+        (b"label,threshold\nDog,0.5\nSpeech,0,9\n", "line 3 has more cells than the first. Is it a decimal comma?"),
+        (b'label,threshold\nSpeech,"0,9"\n', "must be 0 to 1, not '0,9'"),
         (b"label,threshold\nDog\n", "must be 0 to 1, not"),
         (b'{"Dog": 0.5', "delimiter"),
         (b"[" * 100_000, "has no columns"),

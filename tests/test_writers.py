@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,20 @@ def test_csv() -> None:
         "w.wav,ok,0.000,5.119,,1,Dog,0.750000,\n"
         "w.wav,ok,0.000,5.119,,2,Siren,0.500000,\n"
     )
+
+
+def test_tags_of_windows_are_rows_though_the_clip_has_none() -> None:
+    windows = (
+        WindowResult(start=0.0, end=5.0, tags=()),
+        WindowResult(start=5.0, end=10.0, tags=(Tag("Siren", 0.9), Tag("Dog", 0.8))),
+    )
+    rare = ClipResult(path="rare.wav", duration=10.0, tags=(), windows=windows)
+    nothing = ClipResult(path="nothing.wav", duration=5.0, tags=(), windows=windows[:1])
+    assert written("csv", rare, nothing).decode().splitlines()[1:] == [
+        "rare.wav,empty,5.000,10.000,,1,Siren,0.900000,",
+        "rare.wav,empty,5.000,10.000,,2,Dog,0.800000,",
+        "nothing.wav,empty,0.000,5.000,,,,,",
+    ]
 
 
 def test_tsv() -> None:
@@ -122,9 +137,10 @@ def test_raven() -> None:
     )
 
 
-def test_table_has_no_colour_off_a_terminal() -> None:
-    lines = [line.rstrip() for line in written("table", *RESULTS).decode().splitlines()]
-    assert lines == [
+@pytest.mark.parametrize("columns", ["20", "100"])
+def test_table_off_a_terminal_has_no_colour_and_cuts_nothing(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert written("table", *RESULTS).decode().splitlines() == [
         "a/dog.wav  5.000 s",
         "  0.930000  ###################  Dog",
         "  0.123457  ##                   Musical instrument, plucked",
@@ -135,6 +151,45 @@ def test_table_has_no_colour_off_a_terminal() -> None:
         "w.wav  9.000 s",
         "  0.000  5.119  0.750000  ###############  Dog",
         "  0.000  5.119  0.500000  ##########       Siren",
+    ]
+    path, label = "p" * 3000 + ".wav", "long word " * 300
+    head, line = written("table", ClipResult(path=path, duration=1.0, tags=(Tag(label, 0.5),))).decode().splitlines()
+    assert head == f"{path}  1.000 s"
+    assert line.endswith(f"  {label}".rstrip())
+
+
+NARROW = {
+    "42": ["  0.930000  ###################  Dog", "  0.123457  ##                   Car alarm"],
+    "41": ["  0.930000  Dog", "  0.123457  Car alarm"],
+    "20": ["  0.930000  Dog", "  0.123457  Car", "            alarm"],
+    "8": ["  0.930000  Dog", "  0.123457  Car", "            alarm"],
+}
+
+
+@pytest.mark.parametrize("columns", NARROW)
+def test_on_a_narrow_terminal_bars_give_way_then_labels_fold_and_numbers_stay(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    writer = open_writer("table", Output(terminal, "terminal"), header=HEADER)
+    writer.begin()
+    writer.write(ClipResult(path="a", duration=1.0, tags=(Tag("Dog", 0.93), Tag("Car alarm", 0.1234567))))
+    lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue().decode()).splitlines()
+    assert lines[-len(NARROW[columns]) :] == NARROW[columns]
+
+
+def test_times_of_windows_are_aligned_in_the_table() -> None:
+    windows = tuple(WindowResult(start=start, end=start + 5, tags=(Tag("Dog", 0.5),)) for start in (2.0, 98.5))
+    result = ClipResult(path="w", duration=104.0, tags=(), windows=windows)
+    assert written("table", result).decode().splitlines()[1:] == [
+        "   2.000    7.000  0.500000  ##########  Dog",
+        "  98.500  103.500  0.500000  ##########  Dog",
     ]
 
 

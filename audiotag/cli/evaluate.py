@@ -13,6 +13,7 @@ from audiotag.cli import options
 from audiotag.cli.status import StatusLine
 from audiotag.errors import DataError, ExitCode, OutputError, UsageError
 from audiotag.hub import resolve_model
+from audiotag.inputs import refuse_input_as_output
 from audiotag.labels import LabelSet
 from audiotag.options import EngineOptions
 from audiotag.thresholds import write_thresholds
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from audiotag.training.dataset import LabelledClip
     from audiotag.training.evaluate import Choice, Evaluation, Interval
 
-FORMATS = ("table", "json", "html")
+FORMATS = {"table": ".txt", "json": ".json", "html": ".html"}  # and the suffixes of their files
 SEPARATOR = ";"  # of labels, which hold commas
 SHOWN_CONFUSIONS = 10
 SHOWN_WORST = 5
+SHOWN_UNKNOWN = 5
 
 
 def evaluate(
@@ -67,16 +69,20 @@ def evaluate(
     """
     engine_options = EngineOptions(device=device, engine=engine, precision=precision)  # type: ignore[arg-type]
     options.set_verbosity(quiet=quiet, verbose=False)
-    _check_places(out, thresholds_out)
+    _check_places(data, out, thresholds_out)
     form = form or _form_of_suffix(out)
     folder = resolve_model(model, offline=offline, engine=engine_options)
-    chosen = LabelSet(folder.config.labels).select(_names(among)) if among else ()
+    labels = LabelSet(folder.config.labels)
+    chosen = labels.select(_names(among)) if among else ()
     from audiotag.tagger import Tagger
     from audiotag.training.dataset import read_dataset
-    from audiotag.training.evaluate import measure, score_clips
+    from audiotag.training.evaluate import measure, score_clips, tell_unknown_labels, with_known_labels
 
-    all_clips, status = read_dataset(data), StatusLine(quiet=quiet)
+    all_clips, status = with_known_labels(read_dataset(data), labels), StatusLine(quiet=quiet)
+    for place in (out, thresholds_out):
+        refuse_input_as_output(place, (clip.path for clip in all_clips))
     clips = _chosen(all_clips, fold=fold, sources=source)
+    tell_unknown_labels(clips, labels)
     tagger = Tagger(folder, options=engine_options)
     scores, read = score_clips(
         tagger, clips, on_progress=lambda done, total: status.show(f"clips {done}/{total}", keep=done == total)
@@ -97,16 +103,25 @@ def evaluate(
     return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
 
 
-def _check_places(*places: Path | None) -> None:
-    """Refuses, before anything is measured, a file whose folder is not there."""
+def _check_places(data: Path, *places: Path | None) -> None:
+    """Refuses, before anything is measured, a file that is the data or written twice, or whose folder is not there."""
+    named = [place.resolve() for place in places if place is not None]
+    if len(set(named)) < len(named):
+        raise UsageError(f"{places[0]}: is both --out and --thresholds-out. Choose two files")
     for place in places:
+        refuse_input_as_output(place, [data])
         if place is not None and (place.is_dir() or not place.parent.is_dir()):
             raise OutputError(f"{place}: cannot be written: it is a folder, or its folder is missing. Choose another")
 
 
 def _form_of_suffix(out: Path | None) -> str:
-    suffix = "" if out is None else out.suffix.lower().removeprefix(".")
-    return suffix if suffix in FORMATS else "table"
+    if out is None:
+        return "table"
+    forms = {suffix: form for form, suffix in FORMATS.items()}
+    if out.suffix.lower() not in forms:
+        suffix, known = out.suffix or "(none)", ", ".join(forms)
+        raise UsageError(f"{out}: no format has the suffix {suffix!r}. Add --format, or use one of {known}")
+    return forms[out.suffix.lower()]
 
 
 def _names(among: Sequence[str]) -> list[str]:
@@ -135,8 +150,8 @@ def _table(about: dict[str, Any], measured: Evaluation) -> str:
 def _summary(about: dict[str, Any], measured: Evaluation) -> list[str]:
     defaults = measured.at_defaults
     lines = [
-        f"model {about['model']}, {about['precision']}, on {measured.n_clips} clips of {measured.n_groups} groups "
-        f"({measured.n_failed} unreadable)",
+        f"model {visible(about['model'])}, {about['precision']}, on {measured.n_clips} clips "
+        f"of {measured.n_groups} groups ({measured.n_failed} unreadable)",
         f"macro mAP {measured.macro_map:.4f}{_spread(measured.macro_map_interval)} over {measured.n_labels} labels, "
         f"micro mAP {measured.micro_map:.4f}, weighted by groups {measured.group_weighted_map:.4f}",
         f"top-1 hit rate {measured.top1:.4f}{_spread(measured.top1_interval)}, top-5 hit rate {measured.top5:.4f}, "
@@ -163,22 +178,24 @@ def _labels(measured: Evaluation) -> list[str]:
         spread = "-" if each.interval is None else f"{each.interval[0]:.3f} to {each.interval[1]:.3f}"
         figures = f"{each.threshold:9.3f}  {each.precision:9.3f}  {each.recall:6.3f}  {each.f1:5.3f}"
         counts = f"{each.n_clips:5d}  {each.n_groups:6d}"
-        lines.append(f"{each.average_precision:6.3f}  {spread:14}  {counts}  {figures}  {each.label}")
+        lines.append(f"{each.average_precision:6.3f}  {spread:14}  {counts}  {figures}  {visible(each.label)}")
     if measured.unknown_labels:
-        lines += ["", f"{len(measured.unknown_labels)} labels of the data are not known to the model and did not count"]
+        shown, more = measured.unknown_labels[:SHOWN_UNKNOWN], len(measured.unknown_labels) - SHOWN_UNKNOWN
+        names = ", ".join(map(visible, shown)) + (f" and {more} more" if more > 0 else "")
+        lines += ["", f"labels that the model does not know did not count: {names}"]
     return lines
 
 
 def _confusions(measured: Evaluation) -> list[str]:
     shown = measured.confusions[:SHOWN_CONFUSIONS]
-    lines = [f"{each.n_clips:6d}  {each.label} -> {each.said}" for each in shown]
+    lines = [f"{each.n_clips:6d}  {visible(each.label)} -> {visible(each.said)}" for each in shown]
     return ["", "clips in which another label outranks their own, most frequent first", *lines] if lines else []
 
 
 def _worst(measured: Evaluation) -> list[str]:
     lines = [
-        f"{visible(each.path)}\n        is {', '.join(each.labels)}; said "
-        + ", ".join(f"{label} {score:.2f}" for label, score in each.said)
+        f"{visible(each.path)}\n        is {', '.join(map(visible, each.labels))}; said "
+        + ", ".join(f"{visible(label)} {score:.2f}" for label, score in each.said)
         for each in measured.worst_clips[:SHOWN_WORST]
     ]
     return ["", "worst clips", *lines] if lines else []

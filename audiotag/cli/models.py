@@ -33,6 +33,7 @@ from audiotag.hub import (
 from audiotag.labels import LabelSet
 from audiotag.model_folder import ModelFolder, open_model_folder
 from audiotag.options import EngineOptions
+from audiotag.writers import visible
 
 models = typer.Typer(name="models", help="List, show, download, check and remove models.", no_args_is_help=True,
                      rich_markup_mode=None)  # fmt: skip
@@ -224,7 +225,7 @@ def labels(
         _echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     for index in found:
-        _echo(config.labels[index])
+        _echo(visible(config.labels[index]))
 
 
 # --- shared by the commands above ---
@@ -249,10 +250,10 @@ def _show(rows: Sequence[dict[str, Any]], form: str, columns: Sequence[str]) -> 
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items()) or "-"
+        return ", ".join(f"{visible(key)} {_cell(inner)}" for key, inner in value.items()) or "-"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_cell, value)) or "-"
-    return "-" if value is None or value == "" else f"{value:,}" if type(value) is int else str(value)
+    return "-" if value is None or value == "" else f"{value:,}" if type(value) is int else visible(str(value))
 
 
 def _echo(text: str) -> None:

@@ -38,7 +38,7 @@ def real_time(seconds: float, elapsed: float) -> str:
 
 
 class Progress:
-    """Seconds of audio as they are done; the whole is estimated from the bytes of the inputs.
+    """Seconds of audio as they are done in this session; the whole is estimated from the bytes of the inputs.
 
     `find` walks the inputs once more, on a thread, to learn how many bytes there are; None where that cannot be done.
     """
@@ -47,6 +47,7 @@ class Progress:
         self.seconds = 0.0  # of audio, in this session
         self._tally, self._find, self._shown = tally, find, shown
         self._bytes_done, self._bytes_total, self._seconds_of_done = 0, 0, 0.0
+        self._seconds_kept = 0.0  # of inputs that an earlier session did
         self._is_counted = False
         self._begun = self._last = time.monotonic()
         self._bar: Any = None
@@ -86,13 +87,17 @@ class Progress:
         """An input is done."""
         self._bytes_done += given.size or 0
         self._seconds_of_done = self.seconds
+        # The tally counts kept inputs too, which never come here. The difference lacks what is tagged but not counted
+        # yet, now more, now less; so the largest is nearest.
+        self._seconds_kept = max(self._seconds_kept, self._tally.seconds - self.seconds)
         self._show()
 
     def total_seconds(self) -> float | None:
-        """What all inputs hold, if they are like those that are done."""
+        """What all inputs hold but the kept ones, if they are like those that are done."""
         if not (self._is_counted and self._bytes_done):
             return None
-        return max(self.seconds, self._seconds_of_done / self._bytes_done * self._bytes_total)
+        of_all = self._seconds_of_done / self._bytes_done * self._bytes_total
+        return max(self.seconds, of_all - self._seconds_kept)
 
     def _show(self) -> None:
         if self._bar is not None:

@@ -27,12 +27,13 @@ def reformat(
     Example: audiotag reformat tags.ndjson --out tags.csv
     """
     name = pick_format(form, out, header=header)
-    from audiotag.journal import check_output, journal_path, write_beside
+    from audiotag.journal import check_output, journal_path, provenance_path, write_beside
     from audiotag.reformat import reformat as run
 
     path = None if results == "-" else Path(results)
-    if path is not None and journal_path(path).exists():
-        raise DataError(f"{path}: holds an unfinished run. Finish it with `audiotag batch --resume` first")
+    for each in (path, out):
+        if each is not None and journal_path(each).exists():
+            raise DataError(f"{each}: holds an unfinished run. Finish it with `audiotag batch --resume` first")
     try:
         with open(sys.stdin.fileno() if path is None else path, "rb", closefd=path is not None) as lines:
             write = partial(run, lines, "stdin" if path is None else str(path), form=name, with_header=header)
@@ -42,7 +43,11 @@ def reformat(
                 return
             check_output(out, "overwrite" if overwrite else "new")
             counts: list[int] = []
-            write_beside(out, lambda output: counts.append(write(output)))
+            provenance = provenance_path(out)  # of what is replaced: it vouches for other bytes
+            write_beside(
+                out, lambda output: counts.append(write(output)),
+                before_replacing=lambda size, crc32: provenance.unlink(missing_ok=True),
+            )  # fmt: skip
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DataError(f"{results}: {error.strerror}. Give a file that audiotag wrote") from error
     if not quiet:

@@ -1,4 +1,8 @@
-"""A result as a table sees it: a row for each tag, and at least one."""
+"""A result as a table sees it: a row for each tag, and at least one.
+
+Tags of windows are rows also where the clip has none and its status is `empty`: a rare sound may reach its threshold in
+one window only, and who asks for windows looks for it. Any other `empty` or `failed` input has one row without a label.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ class Row(NamedTuple):
 
 
 def rows_of(result: Result) -> Iterator[Row]:
-    """One row a tag, of every window where a result has them; at least one row. `error` holds a warning too."""
+    """A row a tag, of the windows where any has one, else of the clip; at least one. `error` holds a warning too."""
     if isinstance(result, Failure):
         yield Row(result.path, result.status, error=result.error)
         return

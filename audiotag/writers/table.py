@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from audiotag.results import SCORE_DIGITS, SECONDS_DIGITS, Failure, Result
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 BAR_WIDTH = 20  # characters for a score of 1
+LEAST_LABEL_WIDTH = 8
+ENDLESS = 1 << 30  # characters
+GAP = "  "  # before each column
 
 
 def visible(text: str) -> str:
@@ -28,7 +31,11 @@ def visible(text: str) -> str:
 
 
 class TableWriter:
-    """A small table for each result; colours only on a terminal, never markup from a name."""
+    """A small table for each result; colours only on a terminal, never markup from a name.
+
+    In a file or a pipe, lines are as long as they have to be. On a narrow terminal the bars give way, then labels are
+    folded; numbers stay whole.
+    """
 
     def __init__(self, out: Output, *, header: Header | None) -> None:
         self._out = out
@@ -41,16 +48,11 @@ class TableWriter:
 
     def write(self, result: Result) -> None:
         """Prints a result."""
-        from rich.padding import Padding
-        from rich.table import Table
-
-        self._console.print(self._heading(result), overflow="fold")
-        table = Table.grid(padding=(0, 2))
-        for row in rows_of(result):
-            if row.label is not None:
-                table.add_row(*self._shown(row, has_windows=getattr(result, "windows", None) is not None))
-        if table.row_count:
-            self._console.print(Padding(table, (0, 0, 0, 2)))
+        is_seen = self._out.isatty()
+        self._console.print(self._heading(result), overflow="fold" if is_seen else None, soft_wrap=not is_seen)
+        rows = [row for row in rows_of(result) if row.label is not None]
+        for line in self._lines(rows, has_windows=getattr(result, "windows", None) is not None):
+            self._console.print(line, soft_wrap=True)
         self._out.flush()
 
     def end(self) -> None:
@@ -66,16 +68,42 @@ class TableWriter:
         warning = "" if result.warning is None else f"  warning: {visible(result.warning)}"
         return Text.assemble((visible(result.path), "bold"), (notes, "dim"), (warning, "yellow"))
 
-    def _shown(self, row: Row, *, has_windows: bool) -> Iterator[Text]:
+    def _lines(self, rows: Sequence[Row], *, has_windows: bool) -> Iterator[Text]:
+        """Times, score, bar and label of each row; what is left of a label goes below its beginning."""
         from rich.text import Text
 
-        if has_windows:
-            yield Text(f"{row.start:.{SECONDS_DIGITS}f}", "dim", justify="right")
-            yield Text(f"{row.end:.{SECONDS_DIGITS}f}", "dim", justify="right")
-        score = row.score or 0.0
-        yield Text(f"{score:.{SCORE_DIGITS}f}")
-        yield Text("#" * round(score * BAR_WIDTH), "cyan")
-        yield Text(visible(row.label or ""))
+        labels, bars = [Text(visible(row.label or "")) for row in rows], _bars(rows)
+        times = _times(rows) if has_windows else [""] * len(rows)
+        room = self._width() - _longest(times) - len(f"{GAP}{0:.{SCORE_DIGITS}f}{GAP}")
+        if max((label.cell_len for label in labels), default=0) <= room - _longest(bars):
+            room -= _longest(bars)
+        else:
+            bars = [""] * len(rows)
+        for row, time, bar, label in zip(rows, times, bars, labels, strict=True):
+            before = Text.assemble((time, "dim"), f"{GAP}{row.score:.{SCORE_DIGITS}f}", (bar, "cyan"), GAP)
+            for part in label.wrap(self._console, max(room, LEAST_LABEL_WIDTH), overflow="fold"):
+                part.rstrip()
+                yield before + part
+                before = Text(" " * before.cell_len)
+
+    def _width(self) -> int:
+        return self._console.width if self._out.isatty() else ENDLESS
+
+
+def _times(rows: Sequence[Row]) -> list[str]:
+    begins = [f"{row.start:.{SECONDS_DIGITS}f}" for row in rows]
+    ends = [f"{row.end:.{SECONDS_DIGITS}f}" for row in rows]
+    widths = _longest(begins), _longest(ends)
+    return [f"{GAP}{begin:>{widths[0]}}{GAP}{end:>{widths[1]}}" for begin, end in zip(begins, ends, strict=True)]
+
+
+def _bars(rows: Sequence[Row]) -> list[str]:
+    bars = ["#" * round((row.score or 0.0) * BAR_WIDTH) for row in rows]
+    return [GAP + bar.ljust(_longest(bars)) for bar in bars]
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max(map(len, texts), default=0)
 
 
 class _AsText:

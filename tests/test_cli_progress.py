@@ -1,0 +1,63 @@
+"""What the progress of a run says is left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from audiotag.cli.progress import Progress
+from audiotag.inputs import Input
+from audiotag.run import Tally
+
+INPUTS = [Input(f"{number}.wav", Path(f"{number}.wav"), size=1000, mtime_ns=0) for number in range(100)]  # of 60 s
+
+
+@contextmanager
+def progress_over(tally: Tally) -> Iterator[Progress]:
+    """A progress that has counted all inputs."""
+    with Progress(tally, lambda: INPUTS, shown=True) as progress:
+        for thread in threading.enumerate():
+            if thread.name == "audiotag-count":
+                thread.join()
+        yield progress
+
+
+def tag(progress: Progress, tally: Tally, given: Input) -> None:
+    tally.add("ok", 60.0)
+    progress.add_input(given)
+
+
+def test_the_whole_is_estimated_from_the_bytes_of_the_inputs() -> None:
+    tally = Tally()
+    with progress_over(tally) as progress:
+        assert progress.total_seconds() is None
+        progress.add_seconds(60.0)
+        tag(progress, tally, INPUTS[0])
+        assert progress.total_seconds() == pytest.approx(6000.0)
+
+
+def test_what_an_earlier_session_did_is_not_left_to_do() -> None:
+    tally = Tally(n_ok=90, seconds=90 * 60.0)
+    with progress_over(tally) as progress:
+        progress.add_seconds(60.0)
+        tag(progress, tally, INPUTS[90])
+        assert progress.total_seconds() == pytest.approx(600.0)
+
+
+def test_clips_ahead_of_the_tally_do_not_make_the_rest_longer_for_good() -> None:
+    tally = Tally(n_ok=90, seconds=90 * 60.0)
+    with progress_over(tally) as progress:
+        progress.add_seconds(5 * 60.0)
+        for given in INPUTS[90:95]:
+            tag(progress, tally, given)
+        progress.add_seconds(3 * 60.0)
+        tag(progress, tally, INPUTS[95])
+        progress.add_seconds(60.0)
+        tag(progress, tally, INPUTS[96])
+        tag(progress, tally, INPUTS[97])
+        tag(progress, tally, INPUTS[98])
+        assert progress.total_seconds() == pytest.approx(600.0)
