@@ -10,7 +10,7 @@ blocks.
 """
 
 from audiotag.audio.decoder import AudioInfo, FloatArray
-from audiotag.audio.opening import Source
+from audiotag.audio.opening import Source, reopenable
 from audiotag.audio.reading import (
     AudioStream,
     Waveform,
@@ -36,6 +36,7 @@ __all__ = [
     "reaches_end",
     "read_audio",
     "read_excerpts",
+    "reopenable",
     "resample",
     "write_audio",
 ]

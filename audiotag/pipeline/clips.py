@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
 from typing import BinaryIO
 
-from audiotag.audio import AudioStream, Source, open_audio, reaches_end, read_excerpts
+from audiotag.audio import AudioStream, Source, open_audio, reaches_end, read_excerpts, reopenable
 from audiotag.config import ModelConfig
 from audiotag.engines import FloatArray
 from audiotag.errors import AudioError
@@ -47,7 +44,7 @@ class ClipDecoder:
             yield ClipEnd(clip, given.path, blocks.n_rows, blocks.n_samples, warning=stream.warning)
 
     def _views(self, clip: int, given: Input) -> Iterator[Item]:
-        with _reopenable(given) as source:
+        with reopenable(_source(given)) as source:
             n_samples, warning = self._extent(source)
             starts = view_starts(n_samples, window=self._window, n_views=self._options.max_windows or 1)
             first = round(self._options.start * self._sample_rate)
@@ -97,17 +94,6 @@ def _source(given: Input) -> Source:
 def _open_stdin() -> BinaryIO:
     """Unbuffered: a thread that blocks in a read of the buffered `sys.stdin` holds its lock, and Python cannot end."""
     return open(0, "rb", buffering=0, closefd=False)
-
-
-@contextmanager
-def _reopenable(given: Input) -> Iterator[Source]:
-    """A source that can be opened twice: stdin goes through a temporary file."""
-    if given.source is not None:
-        yield given.source
-        return
-    with _open_stdin() as stdin, tempfile.TemporaryFile() as copy:
-        shutil.copyfileobj(stdin, copy)
-        yield copy
 
 
 class _Counted:
