@@ -163,7 +163,8 @@ def test_a_network_of_another_shape_is_no_beginning(trained: Path, data: Path, t
 
 
 def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(data: Path, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, steps=8, validate_every=4)
+    recipe = replace(RECIPE, steps=8, validate_every=4, dropout=TrainConfig().dropout)
+    assert recipe.dropout
     train_only(data, tmp_path / "whole", recipe)
     with pytest.raises(KeyboardInterrupt):
         train_only(data, tmp_path / "cut", recipe, on_progress=_interrupt_at(4))
@@ -178,6 +179,16 @@ def test_resuming_with_another_recipe_is_refused(data: Path, tmp_path: Path) -> 
     train_only(data, tmp_path, recipe)
     with pytest.raises(CheckpointError, match="another recipe"):
         train_only(data, tmp_path, replace(recipe, seed=1), resume=True)
+
+
+def test_resuming_with_another_front_end_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, steps=4, validate_every=4)
+    train_only(data, tmp_path, recipe)
+    monkeypatch.setattr("audiotag.training.recipe.REPEAT_GAP_SECONDS", 0.1)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        train_only(data, tmp_path, recipe, resume=True)
 
 
 def test_resuming_a_finished_training_changes_nothing(data: Path, tmp_path: Path) -> None:
