@@ -27,15 +27,10 @@ from audiotag.model_folder import ModelFolder
 from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
 from audiotag.training.batches import BatchSource, Data
 from audiotag.training.calibration import pooled_scores
-from audiotag.training.checkpoint import (
-    BEST_CHECKPOINT,
-    CHECKPOINT_VERSION,
-    LAST_CHECKPOINT,
-    comparable,
-    load_checkpoint,
-)
+from audiotag.training.checkpoint import CHECKPOINT_VERSION, comparable, load_checkpoint
 from audiotag.training.matrix_forward import training_logits
 from audiotag.training.metrics import hit_rate, macro_map
+from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT
 from audiotag.training.start import start_from
 from audiotag.training.validation import window_logits
 
