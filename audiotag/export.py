@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -301,9 +301,12 @@ def calibration_log_mels(folder: Path, config: ModelConfig) -> list[FloatArray]:
         DataError: no audio in it can be read.
     """
     inputs = [found for found in find_inputs([str(folder)]) if isinstance(found, Input)]
-    chosen = inputs[:: max(1, len(inputs) // N_CALIBRATION_WINDOWS)]
-    per_file = -(-N_CALIBRATION_WINDOWS // max(1, len(chosen)))
-    windows = [window for given in chosen for window in _first_windows(given, config, per_file)]
+    n_files = min(len(inputs), N_CALIBRATION_WINDOWS)
+    chosen = [inputs[number * len(inputs) // n_files] for number in range(n_files)]
+    per_file = -(-N_CALIBRATION_WINDOWS // max(1, n_files))
+    # The first windows of all files, then the second ones: what is too much comes from no file alone.
+    rounds = zip_longest(*(_first_windows(given, config, per_file) for given in chosen))
+    windows = [window for each in rounds for window in each if window is not None]
     if not windows:
         raise DataError(f"{folder}: holds no audio that can be read. Give another folder to --calibrate")
     log_mel = WindowLogMel(config.frontend, config.window)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ class LabelSet:
         if any(not name for name in self.names):
             raise ValueError(f"label {self.names.index('')} has an empty name")
         if len(set(self.names)) != len(self.names):
-            twice = next(name for name in self.names if self.names.count(name) > 1)
+            [(twice, _)] = Counter(self.names).most_common(1)
             raise ValueError(f"label {twice!r} stands more than once")
 
     def __len__(self) -> int:

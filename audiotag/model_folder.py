@@ -26,6 +26,7 @@ from audiotag.config import (
     record_from_dict,
 )
 from audiotag.errors import ModelError
+from audiotag.labels import LabelSet
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -184,7 +185,7 @@ def _labels(config: dict[str, Any], dirt: list[str]) -> tuple[str, ...]:
         raise ValueError(f"id2label does not name the outputs 0 to {n_labels - 1}")
     if any(not isinstance(value, str) for value in id2label.values()):
         dirt.append("has labels that are not text: they are shown as text")
-    return tuple(names[index] for index in range(n_labels))
+    return LabelSet(tuple(names[index] for index in range(n_labels))).names
 
 
 def _label_id(key: str) -> int:

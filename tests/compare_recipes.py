@@ -25,11 +25,10 @@ from pages import write_between_markers
 from audiotag.benchmark import engine_seconds
 from audiotag.config import FrontEndConfig, TrainConfig
 from audiotag.engines.onnx import OnnxEngine
+from audiotag.model_card import CARD
 from audiotag.model_folder import ONNX, ModelFolder, open_model_folder
 from audiotag.options import core_count
 from audiotag.training import batches
-from audiotag.training.checkpoint import LAST_CHECKPOINT
-from audiotag.training.places import work_folder
 from audiotag.training.train import train
 
 NOTES = Path(__file__).parents[1] / "weights" / "default" / "NOTES.md"
@@ -111,9 +110,9 @@ def _trained(variant: Variant, budget: TrainConfig, manifest: Path, out: Path, c
     config = replace(budget, **variant.changes)
     name = f"{'-'.join(f'{key}={value}' for key, value in variant.changes.items()) or 'recipe'}{variant.without}"
     folder = out / name.replace(" ", "")
-    if not (folder / "config.json").exists():
+    if not (folder / CARD).exists():  # written last
         with taken_out(variant.without):
-            train(manifest, folder, config=config, cache=cache, resume=(work_folder(folder) / LAST_CHECKPOINT).exists())
+            train(manifest, folder, config=config, cache=cache, resume=True)
     return open_model_folder(folder)
 
 

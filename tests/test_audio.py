@@ -27,7 +27,7 @@ from test_fuzz import mutate, repair_ogg
 
 import audiotag.audio
 from audiotag.audio import AudioError, open_audio, probe, read_audio, read_excerpts
-from audiotag.audio.decoder import MAX_PACKET_FRAMES
+from audiotag.audio.decoder import MAX_PACKET_FRAMES, frames_per_block
 from audiotag.audio.reading import _unused_resamplers
 
 FloatArray = npt.NDArray[np.float32]
@@ -462,7 +462,7 @@ def test_start_in_a_stream_drops_what_comes_before(tmp_path: Path) -> None:
 
 def test_a_stream_that_needs_seeking_is_not_stored_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audiotag.audio.opening, "MAX_SPOOLED_BYTES", 1 << 20)
-    with pytest.raises(AudioError, match="is not a format that can be streamed"):
+    with pytest.raises(AudioError, match="cannot be stored for seeking: is more than 0 GiB"):
         probe(Pipe(bytes(1 << 22)))
 
 
@@ -612,6 +612,22 @@ def test_damage_in_the_middle_of_flac_leaves_all_but_a_few_frames_before_it(seco
     np.testing.assert_array_equal(given[:, :sound], whole[:, :sound])
     assert warning_of(path) is not None
     np.testing.assert_array_equal(samples_of(path, start=0.25)[:, : sound - RATE // 4], whole[:, RATE // 4 : sound])
+
+
+def test_a_second_damage_behind_the_start_ends_the_reading_with_a_warning(tmp_path: Path) -> None:
+    # Reading again from the beginning, to lose less before the second damage, meets the first one.
+    path = write_audio(tmp_path / "clip.flac", noise(seconds=30, sample_rate=RATE), RATE)
+    whole, content = samples_of(path), bytearray(path.read_bytes())
+    for at in (len(content) // 5, len(content) * 3 // 5):
+        content[at : at + 4000] = bytes(4000)
+    path.write_bytes(content)
+    given = samples_of(path, start=10.0)
+    n_frames = given.shape[1]
+    assert 10 + n_frames / RATE == pytest.approx(18, abs=frames_per_block(1) / RATE)
+    np.testing.assert_array_equal(given, whole[:, 10 * RATE : 10 * RATE + n_frames])
+    assert str(warning_of(path, start=10.0)).startswith(f"damaged after {10 + n_frames / RATE:.3f} s, the rest was not")
+    excerpts = list(read_excerpts(path, sample_rate=RATE, starts=[17 * RATE, 25 * RATE, 0], n_samples=3 * RATE))
+    np.testing.assert_array_equal(excerpts[-1], whole[:, : 3 * RATE])
 
 
 def test_damage_in_the_middle_costs_only_its_packets(tmp_path: Path) -> None:

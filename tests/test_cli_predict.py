@@ -6,10 +6,12 @@ import inspect
 import json
 import os
 import pty
+import resource
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -235,6 +237,33 @@ def test_stdin_is_tagged_from_a_pipe(write_wav: WriteWav) -> None:
     assert (piped.returncode, piped.stderr) == (0, b"")
     assert from_pipe == {**from_file, "path": "-"}
     assert (skimmed.returncode, from_views["status"], from_views["duration"]) == (0, "ok", 1.2)
+
+
+def test_stdin_that_cannot_be_stored_for_seeking_fails_alone(write_wav: WriteWav) -> None:
+    path = write_wav("a.wav", tone(seconds=1.2))
+    done = subprocess.run(
+        [*AUDIOTAG, "predict", "-", str(path), "--max-windows", "2", "-t", "0", "-q"],
+        input=path.read_bytes(), capture_output=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)),  # as a full disk
+    )  # fmt: skip
+    failed, tagged = map(json.loads, done.stdout.splitlines())
+    reason = "cannot be stored for seeking: File too large"
+    assert failed == {"path": "-", "status": "failed", "error": reason}
+    assert (done.returncode, tagged["status"]) == (3, "ok")
+
+
+def test_a_named_pipe_is_skimmed_as_its_file_is(tmp_path: Path, write_wav: WriteWav) -> None:
+    path = write_wav("a.wav", tone(seconds=1.2))
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(path.read_bytes(),), daemon=True)
+    writer.start()
+    from_pipe, from_file = (
+        subprocess.run(
+            [*AUDIOTAG, "predict", source, "--max-windows", "2", "-t", "0"], capture_output=True, timeout=60, check=True
+        )
+        for source in (str(tmp_path / "pipe"), str(path))
+    )
+    assert json.loads(from_pipe.stdout)["tags"] == json.loads(from_file.stdout)["tags"]
 
 
 def test_a_closed_pipe_is_a_quiet_success(write_wav: WriteWav) -> None:

@@ -13,11 +13,20 @@ import onnxruntime
 import pytest
 import soundfile
 import torch
-from conftest import Ran, chirp, noise, siren
+from conftest import TINY_RATE, Ran, chirp, noise, siren, tone
 
 from audiotag.config import ModelConfig, NetworkConfig
 from audiotag.errors import DataError, ModelError
-from audiotag.export import FP32_TOLERANCE, calibration_log_mels, export_onnx, quantise_int8, verify_folder, verify_onnx
+from audiotag.export import (
+    FP32_TOLERANCE,
+    N_CALIBRATION_WINDOWS,
+    calibration_log_mels,
+    export_onnx,
+    quantise_int8,
+    verify_folder,
+    verify_onnx,
+)
+from audiotag.frontend import WindowLogMel
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, open_model_folder, write_configs
 from audiotag.network import AudioRepInceptionNeXt, fuse, save_fused
 
@@ -137,3 +146,20 @@ def test_int8_without_sound_is_refused(
         calibration_log_mels(tmp_path / "empty", tiny_config)
     with pytest.raises(ModelError, match="needs log-mels of real sound"):
         quantise_int8(fuse(tiny_network), folder / ONNX_INT8, [])
+
+
+@pytest.mark.parametrize("n_files", [1, 50, 65, 100, 191, 400])
+def test_int8_is_calibrated_on_files_from_all_over_the_folder(
+    n_files: int, tiny_config: ModelConfig, tmp_path: Path
+) -> None:
+    seconds = 60.0 if n_files == 1 else 1.0
+    for number in range(n_files):
+        louder = np.float32((number + 1) / n_files)
+        soundfile.write(tmp_path / f"{number:03}.wav", louder * tone(seconds=seconds), TINY_RATE, subtype="FLOAT")
+    peaks = np.concatenate(calibration_log_mels(tmp_path, tiny_config)).max(axis=(1, 2, 3))
+    n_samples = tiny_config.window.n_samples
+    loudest = WindowLogMel(tiny_config.frontend, tiny_config.window)([tone()[:n_samples]]).max()
+    numbers = sorted({round(float(ratio) * n_files) - 1 for ratio in np.exp(peaks - loudest)})
+    assert len(peaks) == N_CALIBRATION_WINDOWS
+    assert len(numbers) == min(n_files, N_CALIBRATION_WINDOWS)
+    assert np.diff([-1, *numbers, n_files]).max() <= -(-n_files // N_CALIBRATION_WINDOWS)

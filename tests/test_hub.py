@@ -313,6 +313,32 @@ def test_a_server_that_keeps_failing_is_one_line(
     assert nothing_half_written()
 
 
+@pytest.mark.parametrize("n_failures", [2, 1000])
+def test_a_storage_that_fails_is_tried_again_and_then_one_line_with_the_way_around_it(
+    server: HubServer, files: dict[str, bytes], waits: list[float], monkeypatch: pytest.MonkeyPatch, n_failures: int
+) -> None:
+    import huggingface_hub.file_download as client
+
+    download, failures = client.http_get, iter(range(n_failures))
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        if next(failures, None) is not None:
+            # As hf_xet does, for which the tests have no server.
+            raise RuntimeError("Task error: Task runtime error: CAS Client Error\nRequest error: HTTP status 500")
+        download(*arguments, **options)
+
+    commit = server.publish(ID, files)
+    monkeypatch.setattr(client, "http_get", fails)
+    if n_failures == 2:
+        assert resolve_model(ID, engine=CPU).revision == commit
+        assert waits == list(hub.BACKOFF[:2])
+    else:
+        message = failure()
+        assert "the Hub's storage failed (Task error: Task runtime error: CAS Client Error)" in message
+        assert "HF_HUB_DISABLE_XET=1" in message
+        assert waits == list(hub.BACKOFF)
+
+
 def test_retry_after_is_waited_for(server: HubServer, files: dict[str, bytes], waits: list[float]) -> None:
     server.publish(ID, files)
     server.faults.append(Fault("/api/models/", 429, {"Retry-After": "7"}, times=1))

@@ -69,6 +69,8 @@ def test_dirt_seen_on_the_hub_is_survived_with_one_warning(
         (CONFIG, lambda c: (c.pop("architectures"), c.update(model_type="wav2vec2")), "wav2vec2"),
         (CONFIG, lambda c: c.update(id2label={"0": "a", "1": "b"}), "does not name the outputs 0 to 2"),
         (CONFIG, lambda c: c.update(id2label={"one": "a"}), "'one'"),
+        (CONFIG, lambda c: c.update(id2label={"0": "a", "1": "b", "2": "a"}), "label 'a' stands more than once"),
+        (CONFIG, lambda c: c.update(id2label={"0": "a", "1": "", "2": "c"}), "label 1 has an empty name"),
         (CONFIG, lambda c: c.update(problem_type="regression"), "'regression'"),
         (CONFIG, lambda c: c.pop("network"), "'network' is missing"),
         (CONFIG, lambda c: c["network"].update(width=10**9), "out of all proportion"),

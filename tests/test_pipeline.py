@@ -196,3 +196,25 @@ def test_stopping_closes_clips_that_were_open() -> None:
     crew.stop()
     assert is_closed.is_set()
     assert_no_threads_left()
+
+
+def test_stopping_bears_a_thread_that_puts_its_clip_back_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audiotag.pipeline.crew.JOIN_SECONDS", 0.01)
+    work, is_closing = FakeWork([1000, 1000]), threading.Event()
+
+    def decode(clip: int, given: Input) -> Generator[Item, None, None]:
+        try:
+            if clip == 1:
+                assert is_closing.wait(30)
+            yield from work.decode(clip, given)
+        finally:
+            if clip == 0:
+                is_closing.set()
+                time.sleep(0.2)  # the other one is put back now
+
+    crew = Crew(inputs_named(2), decode, cast("Scorer", work), CrewSize(n_decoding=2, n_computing=1, n_threads=2))
+    next(crew.scored_items())
+    wait_until_still(lambda: work.n_decoded)
+    crew.stop()
+    wait_until_still(threading.active_count)
+    assert_no_threads_left()

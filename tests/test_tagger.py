@@ -26,8 +26,10 @@ from conftest import (
     stereo,
     tone,
 )
+from sounds import write_audio
 
 import audiotag
+from audiotag.audio.libsndfile import READ_FRAMES
 from audiotag.config import NetworkConfig
 from audiotag.engines import FloatArray
 from audiotag.engines.onnx import OnnxEngine
@@ -162,6 +164,44 @@ def test_max_windows_of_a_clip_shorter_than_a_window_is_one_padded_window(
     assert skimmed == whole
     assert skimmed.windows is not None
     assert [(window.start, window.end) for window in skimmed.windows] == [(0.0, pytest.approx(0.2))]
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".wav", ".mp3"])
+def test_views_of_a_file_that_is_cut_short_are_spread_over_what_is_there(
+    suffix: str, tagger: Tagger, tmp_path: Path
+) -> None:
+    path = write_audio(tmp_path / f"clip{suffix}", chirp(seconds=12.0), TINY_RATE)
+    os.truncate(path, path.stat().st_size // 4)
+    whole, skimmed = (tagger.tag(path, options=replace(ALL, windows=True, max_windows=n)) for n in (None, 4))
+    assert 1.5 < whole.duration < 4.5
+    assert skimmed.duration == whole.duration
+    assert skimmed.warning == whole.warning is not None
+    assert skimmed.windows is not None
+    assert len(skimmed.windows) == 4
+    assert whole.duration - READ_FRAMES / TINY_RATE <= skimmed.windows[-1].end <= whole.duration
+
+
+def test_views_that_damage_leaves_without_a_sample_are_left_out(tagger: Tagger, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.flac", noise(seconds=60.0), TINY_RATE)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle - 9000 : middle + 9000] = bytes(18000)  # more than a second
+    path.write_bytes(content)
+    whole, skimmed = (tagger.tag(path, options=replace(ALL, windows=True, max_windows=n)) for n in (None, 3))
+    assert skimmed.windows is not None
+    assert [window.start for window in skimmed.windows] == [0.0]
+    assert (skimmed.duration, skimmed.warning) == (whole.duration, whole.warning)
+    assert whole.duration == pytest.approx(29, abs=1)
+    lost, none = (tagger.tag(path, options=replace(ALL, start=29.9, duration=0.6, max_windows=n)) for n in (None, 3))
+    assert lost == none
+    assert (none.tags, none.duration) == ((), 0.0)
+
+
+def test_views_behind_the_end_are_none_with_the_warning_of_a_whole_decode(tagger: Tagger, write_wav: WriteWav) -> None:
+    path = write_wav("a.wav", tone())
+    whole, skimmed = (tagger.tag(path, options=replace(ALL, start=5.0, max_windows=n)) for n in (None, 4))
+    assert skimmed == whole
+    assert skimmed.warning == "ends before 5.000 s, where it was to start"
 
 
 def test_start_and_duration_hear_a_part(tagger: Tagger, write_wav: WriteWav) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,17 +15,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import Ran
 
 from audiotag.config import ModelConfig, TrainConfig
-from audiotag.errors import CheckpointError, DataError
+from audiotag.errors import CheckpointError, DataError, ExitCode
 from audiotag.frontend import LogMel, WindowLogMel
 from audiotag.model_folder import open_model_folder
 from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
 from audiotag.training.batches import load, split
-from audiotag.training.checkpoint import LAST_CHECKPOINT, load_checkpoint
+from audiotag.training.checkpoint import load_checkpoint
 from audiotag.training.dataset import read_dataset
 from audiotag.training.evaluate import evaluate
+from audiotag.training.places import LAST_CHECKPOINT, work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.refit import refit
 from audiotag.training.train import train
@@ -135,7 +138,7 @@ def test_a_refit_model_is_not_refitted_again_nor_on_other_data(trained: Path, da
     other.write_text("".join(data.read_text().splitlines(keepends=True)[:9]))  # lacks two of the labels
     with pytest.raises(DataError, match="other labels"):
         refit(trained, other, tmp_path / "out", steps=1, learning_rate=1e-4)
-    refit(trained, data, tmp_path / "final", steps=1, learning_rate=1e-4)
+    refit(trained, data, tmp_path / "final", steps=1, learning_rate=1e-4, resume=True)  # nothing is there yet
     with pytest.raises(DataError, match="all folds already"):
         refit(tmp_path / "final", data, tmp_path / "again", steps=1, learning_rate=1e-4)
 
@@ -163,7 +166,8 @@ def test_a_network_of_another_shape_is_no_beginning(trained: Path, data: Path, t
 
 
 def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(data: Path, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, steps=8, validate_every=4)
+    recipe = replace(RECIPE, steps=8, validate_every=4, dropout=TrainConfig().dropout)
+    assert recipe.dropout
     train_only(data, tmp_path / "whole", recipe)
     with pytest.raises(KeyboardInterrupt):
         train_only(data, tmp_path / "cut", recipe, on_progress=_interrupt_at(4))
@@ -173,11 +177,50 @@ def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(data: Path, tm
     assert all(torch.equal(whole["network"][name], cut["network"][name]) for name in whole["network"])
 
 
+def test_a_training_that_ended_at_any_time_can_be_gone_on_with_and_a_finished_one_is_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_audiotag: Callable[..., Ran]
+) -> None:
+    command = (
+        "train", data, "--out", tmp_path / "model", "--width", "4", "--n-frames", "45", "--fold", "1", "--steps", "2",
+        "--min-clips", "3", "--min-groups", "1", "--batch-size", "4", "--damage-probability", "0",
+    )  # fmt: skip
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as early:
+        early.setattr("audiotag.training.train.Trainer.run", interrupted)
+        codes = [run_audiotag(*command, *more).code for more in ((), (), ("--resume",))]
+    assert codes == [ExitCode.INTERRUPTED] * 3, "without a checkpoint there is nothing to lose"
+    with monkeypatch.context() as late:
+        late.setattr("audiotag.training.finish.measure_model", interrupted)
+        assert run_audiotag(*command, "--resume").code == ExitCode.INTERRUPTED
+    refused = run_audiotag(*command)
+    assert refused.code == 1
+    assert "model: holds a model or a training already. Choose another folder, or --resume a training" in refused.stderr
+    assert run_audiotag(*command, "--resume").code == 0
+    assert open_model_folder(tmp_path / "model").config.metrics["fp32"]
+    assert run_audiotag(*command, "--resume").code == 1
+    shutil.rmtree(work_folder(tmp_path / "model"))
+    (tmp_path / "model/README.md").unlink()
+    assert run_audiotag(*command, "--resume").code == 1, "it is no training's, but somebody's"
+
+
 def test_resuming_with_another_recipe_is_refused(data: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, steps=4, validate_every=4)
     train_only(data, tmp_path, recipe)
     with pytest.raises(CheckpointError, match="another recipe"):
         train_only(data, tmp_path, replace(recipe, seed=1), resume=True)
+
+
+def test_resuming_with_another_front_end_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, steps=4, validate_every=4)
+    train_only(data, tmp_path, recipe)
+    monkeypatch.setattr("audiotag.training.recipe.REPEAT_GAP_SECONDS", 0.1)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        train_only(data, tmp_path, recipe, resume=True)
 
 
 def test_resuming_a_finished_training_changes_nothing(data: Path, tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ blocks.
 """
 
 from audiotag.audio.decoder import AudioInfo, FloatArray
-from audiotag.audio.opening import Source
+from audiotag.audio.opening import Source, reopenable
 from audiotag.audio.reading import (
     AudioStream,
     Waveform,
     open_audio,
     probe,
+    reaches_end,
     read_audio,
     read_excerpts,
     resample,
@@ -32,8 +33,10 @@ __all__ = [
     "Waveform",
     "open_audio",
     "probe",
+    "reaches_end",
     "read_audio",
     "read_excerpts",
+    "reopenable",
     "resample",
     "write_audio",
 ]

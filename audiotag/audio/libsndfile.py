@@ -133,14 +133,22 @@ class SoundFileDecoder:
         return block[:n_frames]
 
     def _become_careful(self) -> None:
-        """Goes to the same place from the beginning, for libsndfile does not seek well in a damaged file."""
+        """Goes to the same place from the beginning, for libsndfile does not seek well in a damaged file.
+
+        Raises:
+            NotDecodable: the way there is damaged too.
+        """
         position = self.position
         self._sound.close()
         self._open()
         self._is_careful = True
-        while self.position < position:
-            frames = np.empty((min(READ_FRAMES, position - self.position), self.info.n_channels), dtype=np.float32)
-            self.position += self._read_into(frames) or position
+        try:
+            while self.position < position:
+                frames = np.empty((min(READ_FRAMES, position - self.position), self.info.n_channels), dtype=np.float32)
+                self.position += self._read_into(frames) or position
+        except soundfile.SoundFileError as error:
+            self.position, self._damage = position, _soundfile_reason(error)  # what was read up to there was good
+            raise NotDecodable(self._damage) from error
 
     def _read_into(self, frames: FloatArray) -> int:
         """Decodes into `[frame, channel]`; the number of frames, 0 at the end."""

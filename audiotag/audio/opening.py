@@ -8,6 +8,8 @@ import logging
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -210,24 +212,42 @@ def _begins_with_index(head: bytes) -> bool:
     return False
 
 
+@contextmanager
+def reopenable(source: Source) -> Iterator[Source]:
+    """A source that can be opened again and again: what cannot seek is stored in a temporary file.
+
+    Raises:
+        AudioError: it cannot be opened, is too long, or the disk is full.
+    """
+    with ExitStack() as opened:
+        if isinstance(source, (str, os.PathLike)):
+            source = opened.enter_context(_open_path(Path(source)))
+        yield source if source.seekable() else opened.enter_context(_spool(source))
+
+
 def _spool(stream: BinaryIO) -> BinaryIO:
     """A stream's bytes in a temporary file without a name.
 
     Raises:
         AudioError: they are too many, or the disk is full.
     """
-    spooled = cast("BinaryIO", tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - the decoder closes it
-    n_bytes = 0
     try:
-        while piece := stream.read(1 << 20):
-            n_bytes += len(piece)
-            if n_bytes > MAX_SPOOLED_BYTES:
-                raise AudioError(f"is not a format that can be streamed, and more than {MAX_SPOOLED_BYTES >> 30} GiB")
-            spooled.write(piece)
+        spooled = cast("BinaryIO", tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - it is given away
+        try:
+            _copy(stream, spooled)
+        except BaseException:
+            spooled.close()
+            raise
     except OSError as error:
-        spooled.close()
         raise AudioError(f"cannot be stored for seeking: {error.strerror or error}") from error
-    except BaseException:
-        spooled.close()
-        raise
     return spooled
+
+
+def _copy(stream: BinaryIO, file: BinaryIO) -> None:
+    n_bytes = 0
+    while piece := stream.read(1 << 20):
+        n_bytes += len(piece)
+        if n_bytes > MAX_SPOOLED_BYTES:
+            raise AudioError(f"cannot be stored for seeking: is more than {MAX_SPOOLED_BYTES >> 30} GiB")
+        while piece:  # a disk that is nearly full takes a part of it
+            piece = piece[file.write(piece) :]

@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from audiotag.audio.decoder import BLOCK_FRAMES, AudioInfo, Decoder, FloatArray, add_warning
+from audiotag.audio.decoder import BLOCK_FRAMES, MAX_PACKET_FRAMES, AudioInfo, Decoder, FloatArray, add_warning
 from audiotag.audio.opening import Source, open_decoder
 from audiotag.errors import AudioError
 
@@ -69,6 +69,19 @@ def probe(source: Source) -> AudioInfo:
     """
     with closing(open_decoder(source)) as decoder:
         return decoder.info
+
+
+def reaches_end(source: Source) -> bool:
+    """Whether there is sound up to where a header says that it ends, but for a packet; True where it does not say.
+
+    Raises:
+        AudioError: the source cannot be read as audio.
+    """
+    with closing(open_decoder(source)) as decoder:
+        if decoder.info.n_frames is None:
+            return True
+        last = max(0, decoder.info.n_frames - MAX_PACKET_FRAMES - 1)
+        return next(_frames_from(decoder, last, exactly=False), None) is not None
 
 
 def open_audio(

@@ -13,6 +13,7 @@ from audiotag.cli.status import StatusLine
 from audiotag.config import TrainConfig
 from audiotag.errors import OutputError, UsageError
 from audiotag.hub import resolve_model
+from audiotag.model_folder import CONFIG
 from audiotag.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def train(
 ) -> None:
     """Train a model on your own labelled clips.
 
-    Stop it with Ctrl-C and go on later with --resume. The finished folder is used with --model DIR.
+    Stop it with Ctrl-C and go on later with --resume, from the last validation. The finished folder is used with
+    --model DIR.
 
     Example: audiotag train ./birds --out ./my-model --min-clips 10 --min-groups 1
     """
@@ -115,11 +117,15 @@ def refit(
 
 
 def _refuse_to_overwrite(out: Path, *, resume: bool) -> None:
-    from audiotag.training.places import work_folder
+    from audiotag.model_card import CARD
+    from audiotag.training.places import has_checkpoint
 
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file, but a model is a folder. Choose another name")
-    if (out / "config.json").exists() or (not resume and work_folder(out).exists()):
+    is_model, is_begun = (out / CONFIG).exists(), has_checkpoint(out)
+    # What a training has not finished has no card: that is written last.
+    is_taken = is_model and (out / CARD).exists() if resume and is_begun else is_model or is_begun
+    if is_taken:
         raise OutputError(f"{out}: holds a model or a training already. Choose another folder, or --resume a training")
 
 

@@ -78,8 +78,8 @@ def requested(hub_id: HubId, request: Callable[[], _T]) -> _T:
     """The answer to a request, tried again where that may help; every failure becomes a HubError."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # The HTTP library's own base class: requests, httpx or httpx2, as the installed client chose.
-    failures: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], OSError, ValueError)
+    # The HTTP library's own base class: requests, httpx or httpx2, as the installed client chose; and hf_xet's.
+    failures: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], OSError, ValueError, RuntimeError)
     for pause in (*BACKOFF, None):
         try:
             return request()
@@ -98,4 +98,5 @@ def _wait(error: Exception, pause: float) -> float | None:
     if status is not None:
         asked = retry_after(error)
         return None if status not in TRANSIENT or asked > LONGEST_WAIT else max(pause, asked)
-    return pause if "Timeout" in type(error).__name__ or type(error).__name__ == "RemoteProtocolError" else None
+    kind = type(error).__name__
+    return pause if "Timeout" in kind or kind in ("RemoteProtocolError", "RuntimeError") else None

@@ -32,8 +32,12 @@ def explained(hub_id: HubId, error: Exception) -> HubError:
         return HubError(f"{hub_id}: {_meaning(hub_id, cause, status)}")
     if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionError):
         return cache_error(hub_id, cause)
+    told = str(cause).splitlines()[0] if str(cause) else "no answer"
+    if isinstance(cause, RuntimeError):  # hf_xet has no errors of its own
+        way = f"Run {hub_id.pull_line} later, or set HF_HUB_DISABLE_XET=1 to go around it"
+        return HubError(f"{hub_id}: the Hub's storage failed ({told}). {way}")
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    what = f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else 'no answer'}"
+    what = f"{type(cause).__name__}: {told}"
     return HubError(f"{hub_id}: {endpoint} cannot be reached ({what}). Run {hub_id.pull_line} where there is a network")
 
 

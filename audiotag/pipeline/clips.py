@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
 from typing import BinaryIO
 
-from audiotag.audio import AudioStream, Source, open_audio, read_excerpts
+from audiotag.audio import AudioStream, Source, open_audio, reaches_end, read_excerpts, reopenable
 from audiotag.config import ModelConfig
 from audiotag.engines import FloatArray
 from audiotag.errors import AudioError
@@ -47,8 +44,8 @@ class ClipDecoder:
             yield ClipEnd(clip, given.path, blocks.n_rows, blocks.n_samples, warning=stream.warning)
 
     def _views(self, clip: int, given: Input) -> Iterator[Item]:
-        with _reopenable(given) as source:
-            n_samples, n_rows = self._extent(source)
+        with reopenable(_source(given)) as source:
+            n_samples, warning = self._extent(source)
             starts = view_starts(n_samples, window=self._window, n_views=self._options.max_windows or 1)
             first = round(self._options.start * self._sample_rate)
             warnings: list[str] = []
@@ -57,17 +54,25 @@ class ClipDecoder:
                 starts=[first + start for start in starts], n_samples=min(n_samples, self._window.n_samples),
                 warnings=warnings,
             )  # fmt: skip
+            n_rows, n_views = 1, 0
             for start, samples in zip(starts, excerpts, strict=True):
-                yield from self._window_items(clip, start, samples)
-        yield ClipEnd(clip, given.path, n_rows, n_samples, warning="; ".join(warnings) or None)
+                if samples.shape[1]:  # else damage has taken all of it
+                    n_rows, n_views = len(samples), n_views + 1
+                    yield from self._window_items(clip, start, samples)
+            if n_views < len(starts):
+                n_samples, warning = self._decoded(source)
+        yield ClipEnd(clip, given.path, n_rows, n_samples, warning=warning or "; ".join(warnings) or None)
 
-    def _extent(self, source: Source) -> tuple[int, int]:
-        """Samples and rows between start and end; decodes to the end where the header does not tell."""
+    def _extent(self, source: Source) -> tuple[int, str | None]:
+        """Samples between start and end; what `_decoded` gives where the header does not tell, or tells too much."""
         with self._open(source) as stream:
-            n_rows = stream.info.n_channels if self._options.channels == "each" else 1
-            if stream.n_samples is not None:
-                return stream.n_samples, n_rows
-            return sum(block.shape[1] for block in stream), n_rows
+            promised = stream.n_samples
+        return (promised, None) if promised and reaches_end(source) else self._decoded(source)
+
+    def _decoded(self, source: Source) -> tuple[int, str | None]:
+        """Samples that can be decoded between start and end, and the warning of doing so."""
+        with self._open(source) as stream:
+            return sum(block.shape[1] for block in stream), stream.warning
 
     def _open(self, source: Source) -> AudioStream:
         return open_audio(
@@ -89,17 +94,6 @@ def _source(given: Input) -> Source:
 def _open_stdin() -> BinaryIO:
     """Unbuffered: a thread that blocks in a read of the buffered `sys.stdin` holds its lock, and Python cannot end."""
     return open(0, "rb", buffering=0, closefd=False)
-
-
-@contextmanager
-def _reopenable(given: Input) -> Iterator[Source]:
-    """A source that can be opened twice: stdin goes through a temporary file."""
-    if given.source is not None:
-        yield given.source
-        return
-    with _open_stdin() as stdin, tempfile.TemporaryFile() as copy:
-        shutil.copyfileobj(stdin, copy)
-        yield copy
 
 
 class _Counted:

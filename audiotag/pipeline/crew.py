@@ -102,7 +102,9 @@ class Crew:
             self._news.wait_for(lambda: not self._n_computing)
         for thread in self._threads:
             thread.join(JOIN_SECONDS)
-        for clip in self._idle:
+        with self._news:
+            clips = tuple(self._idle)  # a thread that was not waited for may put its clip back
+        for clip in clips:
             clip.close()
 
     # --- what a thread does ---

@@ -12,8 +12,6 @@ from audiotag.convert import CHECKPOINT_FORMAT, load_archive
 from audiotag.errors import CheckpointError
 
 CHECKPOINT_VERSION = 1
-LAST_CHECKPOINT = "checkpoint_last.pt"
-BEST_CHECKPOINT = "checkpoint_best.pt"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from audiotag.model_folder import ModelFolder, write_configs
 from audiotag.network import AudioRepInceptionNeXt, fuse
 from audiotag.training.batches import Data
 from audiotag.training.calibration import calibration_errors, fit_platt, fold_into_head
-from audiotag.training.checkpoint import BEST_CHECKPOINT, comparable, load_checkpoint
+from audiotag.training.checkpoint import comparable, load_checkpoint
 from audiotag.training.credits import write_credits
 from audiotag.training.dataset import Credit, LabelledClip, label_matrix
 from audiotag.training.figures import measure_model
-from audiotag.training.places import work_folder
+from audiotag.training.places import BEST_CHECKPOINT, work_folder
 from audiotag.training.validation import cut, window_logits
 
 FloatArray = npt.NDArray[np.float32]

@@ -18,12 +18,12 @@ from audiotag.export import write_weights
 from audiotag.model_folder import open_model_folder
 from audiotag.training.batches import Data, load, split
 from audiotag.training.calibration import fit_platt, fold_into_head
-from audiotag.training.checkpoint import BEST_CHECKPOINT, LAST_CHECKPOINT, load_checkpoint, recipe_of
+from audiotag.training.checkpoint import load_checkpoint, recipe_of
 from audiotag.training.credits import write_credits
 from audiotag.training.dataset import LabelledClip, choose_labels, label_matrix, read_dataset
 from audiotag.training.figures import measure_negatives
 from audiotag.training.finish import fused_checkpoint, provenance, ranges_data
-from audiotag.training.places import work_folder
+from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT, has_checkpoint, work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.trainer import Progress, Trainer
 from audiotag.training.validation import window_logits
@@ -46,7 +46,8 @@ def refit(
 ) -> ModelConfig:
     """Goes on from the model folder `source` over all folds of `data`, and writes the model folder `out`.
 
-    `source` was made by `train` of the same data, and its checkpoints still lie beside it.
+    `source` was made by `train` of the same data, and its checkpoints still lie beside it. `resume` goes on from the
+    last checkpoint of `out`, if there is one.
 
     Raises:
         ModelError: `source` is not a model folder.
@@ -65,7 +66,7 @@ def refit(
     everything = load(clips, model, recipe, cache=cache or work, on_clip=on_clip)
     trainer = Trainer(model, recipe, everything, None, work, on_progress)
     trainer.go_on_from(load_checkpoint(work_folder(source) / BEST_CHECKPOINT)["network"])
-    trainer.run(resume=resume)
+    trainer.run(resume=resume and has_checkpoint(out))
     made = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
     return _finish(source, out, data, clips, everything, measured, made)
 

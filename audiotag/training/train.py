@@ -14,7 +14,7 @@ from audiotag.model_folder import ModelFolder
 from audiotag.training.batches import check_fold, load, split
 from audiotag.training.dataset import choose_labels, read_dataset
 from audiotag.training.finish import finish
-from audiotag.training.places import work_folder
+from audiotag.training.places import has_checkpoint, work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.start import check_start
 from audiotag.training.trainer import Progress, Trainer
@@ -35,8 +35,8 @@ def train(
     """Trains on all folds of `data` but `config.fold`, and writes the model folder `out`.
 
     `license` is the SPDX identifier that the weights are given. Checkpoints are written to `work_folder(out)` at every
-    validation; `resume` goes on from the last one. With `start`, the training begins with what that model has
-    learnt.
+    validation; `resume` goes on from the last one, if there is one. With `start`, the training begins with what that
+    model has learnt.
 
     Raises:
         DataError: the data cannot be used, the held-out fold is empty, or `start` is a network of another shape.
@@ -48,6 +48,7 @@ def train(
     model = model_config(labels, config)
     if start is not None:
         check_start(model.network, start)
+    resume = resume and has_checkpoint(out)
     work = work_folder(out)
     work.mkdir(parents=True, exist_ok=True)
     learning, held_out = split(load(clips, model, config, cache=cache or work, on_clip=on_clip), config.fold)

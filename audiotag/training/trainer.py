@@ -1,7 +1,7 @@
 """The loop of a training: steps on augmented windows, an average of the weights, validations and checkpoints.
 
-The multi-branch form is trained; an exponential moving average of it is what is validated and kept. Every batch is
-drawn from a generator seeded by (seed, step), so a resumed training goes on as if it had not stopped.
+The multi-branch form is trained; an exponential moving average of it is what is validated and kept. Every batch and
+its dropout are drawn from generators seeded by (seed, step), so a resumed training goes on as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,15 +27,10 @@ from audiotag.model_folder import ModelFolder
 from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
 from audiotag.training.batches import BatchSource, Data
 from audiotag.training.calibration import pooled_scores
-from audiotag.training.checkpoint import (
-    BEST_CHECKPOINT,
-    CHECKPOINT_VERSION,
-    LAST_CHECKPOINT,
-    comparable,
-    load_checkpoint,
-)
+from audiotag.training.checkpoint import CHECKPOINT_VERSION, comparable, load_checkpoint
 from audiotag.training.matrix_forward import training_logits
 from audiotag.training.metrics import hit_rate, macro_map
+from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT
 from audiotag.training.start import start_from
 from audiotag.training.validation import window_logits
 
@@ -122,6 +118,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
+        torch.manual_seed(_seed_of_step(self.config.seed, self.step))  # for dropout
         # Matrix products are the quickest on a CPU; a GPU has kernels for the convolutions themselves.
         forward = self.network if self.device == "cuda" else partial(training_logits, self.network)
         logits = forward(self._to_device(log_mels))
@@ -178,19 +175,21 @@ class Trainer:
         unfinished = self.work / (name + ".partial")
         torch.save({
             "format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION,
-            "model": {"config": self.model.to_config_dict(), "preprocessor": self.model.to_preprocessor_dict()},
-            "recipe": comparable(self.config),
+            "model": self._described(), "recipe": comparable(self.config),
             "network": self.averaged.state_dict(),  # what is validated, fused and shipped
             "unaveraged": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
             "step": self.step, "best_map": self.best_map, "best_step": self.best_step,
         }, unfinished)  # fmt: skip
         unfinished.replace(self.work / name)
 
+    def _described(self) -> dict[str, Any]:
+        return {"config": self.model.to_config_dict(), "preprocessor": self.model.to_preprocessor_dict()}
+
     def _load(self) -> None:
         path = self.work / LAST_CHECKPOINT
         saved = load_checkpoint(path)
         recipe = comparable(TrainConfig()) | saved["recipe"]  # what a newer version added was at its default
-        if recipe != comparable(self.config) or saved["model"]["config"] != self.model.to_config_dict():
+        if recipe != comparable(self.config) or saved["model"] != self._described():
             raise CheckpointError(f"{path}: is of another recipe or other data. Train into another folder")
         self.averaged.load_state_dict(saved["network"])
         self.network.load_state_dict(saved["unaveraged"])
@@ -215,6 +214,10 @@ def _optimiser(network: AudioRepInceptionNeXt, config: TrainConfig) -> torch.opt
     plain = [p for p in network.parameters() if p.ndim < 2]  # BatchNorm and biases
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def _seed_of_step(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
