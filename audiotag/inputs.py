@@ -115,6 +115,11 @@ def in_shard(found: Iterable[_AnyFound], shard: Shard | None) -> Iterator[_AnyFo
     return (item for item in found if shard is None or item.path in shard)
 
 
+def sources_of(found: Iterable[Found]) -> Iterator[Path]:
+    """The files among what was found."""
+    return (item.source for item in found if isinstance(item, Input) and item.source is not None)
+
+
 def refuse_input_as_output(out: Path | None, inputs: Iterable[str | os.PathLike[str]]) -> None:
     """Looks whether what is written to `out` would destroy an input; the inputs are asked for only where it might.
 

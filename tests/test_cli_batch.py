@@ -162,6 +162,19 @@ def test_a_file_that_exists_is_kept_unless_told_otherwise(
     assert {path.name for path in tmp_path.glob("out*")} == {name, f"{name}.run.json"}
 
 
+@pytest.mark.parametrize("out", ["in/a.wav", "in/sub/../a.wav"])
+@pytest.mark.parametrize("named", [["in"], ["in/a.wav"], ["in/a.wav", "--files-from", "list"]])
+def test_an_input_is_not_overwritten(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, named: list[str], out: str
+) -> None:
+    (tmp_path / "list").write_text("in/sub/z.wav\n")
+    before = (sounds / "a.wav").read_bytes()
+    ran = run_audiotag("batch", *named, "--out", out, "-f", "csv", "--overwrite")
+    assert (ran.code, (sounds / "a.wav").read_bytes()) == (2, before)
+    assert f"{out}: is an input and would be overwritten. Choose another file" in ran.stderr
+    assert not list(sounds.glob("*.journal"))
+
+
 def test_provenance_says_what_made_the_file(run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path) -> None:
     run_audiotag("batch", "in", "--out", "out.csv", "--hop", "0.25")
     told = json.loads((tmp_path / "out.csv.run.json").read_text())

@@ -23,7 +23,7 @@ from audiotag.cli.predict import at_least_one, check_labels
 from audiotag.cli.progress import Progress, hours, real_time
 from audiotag.errors import ExitCode, UsageError
 from audiotag.hub import resolve_model
-from audiotag.inputs import Input, Shard, find_inputs, in_shard
+from audiotag.inputs import Input, Shard, find_inputs, in_shard, refuse_input_as_output, sources_of
 from audiotag.journal import JournaledFile, Mode, check_output, read_finished
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.results import Failure, Result
@@ -97,6 +97,8 @@ def batch(
     find = partial(find_inputs, inputs, include=include, exclude=exclude, files_from=files_from, null=null)
     if dry_run:
         return show_plan(find(), folder, tag_options, engine_options, shard=shard)
+    if mode == "overwrite":  # a list on stdin cannot be read twice
+        refuse_input_as_output(out, inputs if files_from else sources_of(find()))
     found = in_shard(at_least_one(find()), shard)
     from audiotag.run import Tally
     from audiotag.tagger import Tagger

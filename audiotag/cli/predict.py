@@ -14,7 +14,7 @@ from audiotag.cli import options
 from audiotag.cli.options import ENGINE, TAG, record_of
 from audiotag.errors import ExitCode, NoInputsError
 from audiotag.hub import resolve_model
-from audiotag.inputs import Found, Input, find_inputs, refuse_input_as_output
+from audiotag.inputs import Found, Input, find_inputs, refuse_input_as_output, sources_of
 from audiotag.labels import LabelSet
 from audiotag.model_folder import ModelFolder
 from audiotag.options import EngineOptions, TagOptions
@@ -61,8 +61,7 @@ def predict(
     options.set_verbosity(quiet=quiet, verbose=verbose)
     tag_options, engine_options = record_of(TagOptions, context), record_of(EngineOptions, context)
     name = pick_format(form, out, header=header)
-    named = (each.source for each in find_inputs(inputs) if isinstance(each, Input))
-    refuse_input_as_output(out, (source for source in named if source is not None))
+    refuse_input_as_output(out, sources_of(find_inputs(inputs)))
     folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
     check_labels(tag_options, folder)
     found = at_least_one(find_inputs(inputs))
