@@ -6,7 +6,7 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
 from audiotag.training.batches import load, split
 from audiotag.training.checkpoint import load_checkpoint
-from audiotag.training.dataset import read_dataset
-from audiotag.training.evaluate import evaluate
+from audiotag.training.dataset import LabelledClip, read_dataset
+from audiotag.training.evaluate import Evaluation, measure, score_clips
 from audiotag.training.places import LAST_CHECKPOINT, work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.refit import refit
@@ -86,18 +86,22 @@ def test_training_leaves_a_whole_model_folder_with_its_measured_figures(trained:
     assert config.provenance["recipe"]["steps"] == 90
 
 
+def measured_on(clips: Sequence[LabelledClip], folder: Path, precision: str) -> Evaluation:
+    tagger = Tagger(open_model_folder(folder), options=training_options(precision))
+    scores, read = score_clips(tagger, clips)
+    return measure(scores, read, tagger.config, n_failed=len(clips) - len(read))
+
+
 def test_a_trained_model_tells_the_held_out_sounds_apart(trained: Path, data: Path) -> None:
     clips = [clip for clip in read_dataset(data) if clip.fold == "1"]
-    measured = evaluate(Tagger(open_model_folder(trained), options=training_options("fp32")), clips)
+    measured = measured_on(clips, trained, "fp32")
     assert measured.macro_map > 0.95
     assert measured.n_failed == 0
 
 
 def test_evaluation_equals_the_figures_in_the_models_config(trained: Path, data: Path) -> None:
-    folder = open_model_folder(trained)
     clips = [clip for clip in read_dataset(data) if clip.fold == "1"]
-    tagger = Tagger(folder, options=training_options("fp32"))
-    assert evaluate(tagger, clips).figures() == folder.config.metrics["fp32"]
+    assert measured_on(clips, trained, "fp32").figures() == open_model_folder(trained).config.metrics["fp32"]
 
 
 def test_a_refit_learns_from_the_held_out_fold_and_keeps_the_figures(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -108,10 +112,7 @@ def test_a_refit_learns_from_the_held_out_fold_and_keeps_the_figures(trained: Pa
     assert final.config.provenance["refit"] == {"n_clips": 24, "steps": 3, "learning_rate": 1e-4}
     assert "before the last 3 steps" in (tmp_path / "final/README.md").read_text(encoding="utf-8")
     clips = read_dataset(data)
-    before, after = (
-        evaluate(Tagger(open_model_folder(folder), options=training_options("int8")), clips)
-        for folder in (trained, tmp_path / "final")
-    )
+    before, after = (measured_on(clips, folder, "int8") for folder in (trained, tmp_path / "final"))
     assert after.macro_map > 0.95
     assert after.ece != before.ece  # other weights
 

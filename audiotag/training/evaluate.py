@@ -157,18 +157,6 @@ def _rounded(number: str) -> float:
     return round(float(number), SCORE_DIGITS)
 
 
-def evaluate(
-    tagger: Tagger, clips: Sequence[LabelledClip], *, on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> Evaluation:
-    """Tags every clip and compares with its labels. A clip that cannot be read is counted and left out.
-
-    Raises:
-        DataError: no clip could be read, or none has a label that the model knows.
-    """
-    scores, read = score_clips(tagger, clips, on_progress=on_progress)
-    return measure(scores, read, tagger.config, n_failed=len(clips) - len(read))
-
-
 def with_known_labels(clips: Iterable[LabelledClip], labels: LabelSet) -> tuple[LabelledClip, ...]:
     """The clips with their labels as the model writes them: upper and lower case are alike."""
     names = {name.casefold(): name for name in labels} | {name: name for name in labels}
