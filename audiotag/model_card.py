@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from audiotag.config import ModelConfig, Padding
+from audiotag.model_folder import CARD
 
-CARD = "README.md"
 NOTES = "NOTES.md"
 
 

@@ -33,6 +33,7 @@ PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
 ONNX = "onnx/model.onnx"
 ONNX_INT8 = "onnx/model_int8.onnx"
+CARD = "README.md"
 
 # What a configuration may ask for before it is taken for a mistake or an attack.
 MAX_JSON_BYTES = 32 * 2**20

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from audiotag.cli.status import SECONDS_BETWEEN_LINES
 from audiotag.inputs import Found, Input
 
 if TYPE_CHECKING:
     from audiotag.run import Tally
-
-SECONDS_BETWEEN_LINES = 10.0
 
 
 def hours(seconds: float) -> str:

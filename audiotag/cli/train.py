@@ -13,7 +13,7 @@ from audiotag.cli.status import StatusLine
 from audiotag.config import TrainConfig
 from audiotag.errors import OutputError, UsageError
 from audiotag.hub import resolve_model
-from audiotag.model_folder import CONFIG
+from audiotag.model_folder import CARD, CONFIG
 from audiotag.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -117,7 +117,6 @@ def refit(
 
 
 def _refuse_to_overwrite(out: Path, *, resume: bool) -> None:
-    from audiotag.model_card import CARD
     from audiotag.training.places import has_checkpoint
 
     if out.exists() and not out.is_dir():

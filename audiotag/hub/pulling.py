@@ -12,10 +12,10 @@ from audiotag.hub.cache import cached_commit
 from audiotag.hub.checksums import is_intact, known_weights, recorded_checksum, write_record
 from audiotag.hub.exporting import with_onnx
 from audiotag.hub.failures import cache_error
-from audiotag.hub.files import CARD, DOWNLOADED, files_needed, has_needed
+from audiotag.hub.files import DOWNLOADED, files_needed, has_needed
 from audiotag.hub.names import HubId
 from audiotag.hub.places import hub_cache, is_offline, write_small
-from audiotag.model_folder import CONFIG, ONNX, PREPROCESSOR, WEIGHTS, ModelFolder, open_model_folder
+from audiotag.model_folder import CARD, CONFIG, ONNX, PREPROCESSOR, WEIGHTS, ModelFolder, open_model_folder
 from audiotag.options import EngineOptions
 
 
