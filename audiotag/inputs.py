@@ -270,10 +270,9 @@ def _opened(files_from: str | None) -> AbstractContextManager[BinaryIO | None]:
 def _names_in_list(file: BinaryIO, files_from: str, *, null: bool) -> Iterator[str]:
     mark = b"" if null else codecs.BOM_UTF8  # which some editors put before text
     try:
-        for name in _pieces(file, b"\0" if null else b"\n"):
-            stripped = name if null else name.removeprefix(mark).removesuffix(b"\r")
-            mark = b""
-            if b"\0" in stripped:
+        for number, name in enumerate(_pieces(file, b"\0" if null else b"\n")):
+            stripped = name if null else name.removeprefix(b"" if number else mark).removesuffix(b"\r")
+            if b"\0" in stripped and number == 0:  # further down it is one name that is damaged
                 raise UsageError(f"list of files {files_from}: holds NUL bytes. Add -0, or save the list as UTF-8")
             if stripped:
                 yield os.fsdecode(stripped)

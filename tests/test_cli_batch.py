@@ -24,6 +24,7 @@ import pytest
 from conftest import Ran, chirp, noise, siren, stereo, tone
 
 from audiotag.cli.batch import batch, resume_command
+from audiotag.journal import JournaledFile
 from audiotag.options import EngineOptions, TagOptions
 
 RunAudiotag = Callable[..., Ran]
@@ -173,6 +174,49 @@ def test_an_input_is_not_overwritten(
     assert (ran.code, (sounds / "a.wav").read_bytes()) == (2, before)
     assert f"{out}: is an input and would be overwritten. Choose another file" in ran.stderr
     assert not list(sounds.glob("*.journal"))
+
+
+@pytest.mark.parametrize("out", ["in/a.wav", "list.csv"])
+def test_a_listed_input_and_the_list_are_not_overwritten(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "list.csv").write_text("in/sub/z.wav\nin/a.wav\n")
+    before = (tmp_path / out).read_bytes()
+    ran = run_audiotag("batch", "--files-from", "list.csv", "--out", out, "-f", "csv", "--overwrite")
+    assert (ran.code, (tmp_path / out).read_bytes()) == (2, before)
+
+
+def test_resume_with_other_inputs_is_refused_before_anything_is_tagged(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
+) -> None:
+    run_audiotag("batch", "in", "--out", "out.ndjson", "-q")
+    before = (tmp_path / "out.ndjson").read_bytes()
+    ran = run_audiotag("batch", str(sounds), "--out", "out.ndjson", "--resume")
+    assert (ran.code, (tmp_path / "out.ndjson").read_bytes()) == (1, before)
+    assert re.fullmatch(
+        r"audiotag: error: out\.ndjson: holds results of 3 inputs that are not named now, such as in/a\.wav\. .*\n",
+        ran.stderr,
+    )
+    assert run_audiotag("batch", "in", "--out", "out.ndjson", "--resume").code == 3
+    assert (tmp_path / "out.ndjson").read_bytes() == before
+
+
+def test_what_was_added_after_a_death_in_the_cleaning_up_is_tagged(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_audiotag("batch", "in", "--out", "out.csv", "--strict").code == 1
+    write_wav("in/0.wav", tone())
+
+    def die(file: JournaledFile, provenance: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JournaledFile, "_clean_up", die)
+        run_audiotag("batch", "in", "--out", "out.csv", "--resume")
+    write_wav("in/1.wav", tone())
+    assert run_audiotag("batch", "in", "--out", "out.csv", "--resume").code == 3
+    run_audiotag("batch", "in", "--out", "whole.csv")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_provenance_says_what_made_the_file(run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path) -> None:

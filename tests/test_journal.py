@@ -155,6 +155,7 @@ def test_changed_inputs_are_done_again_and_reported(
 
 
 def test_removed_inputs_are_told(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "audiotag")
     interrupt(out, INPUTS, after=5, mode="new")
     finish(out, INPUTS[2:])
     assert caplog.messages == [f"{out}: results of 2 inputs that are gone are left out"]
@@ -165,11 +166,29 @@ def test_results_of_inputs_that_are_there_but_not_named_are_not_thrown_away(out:
     for each in there:
         Path(each.path).touch()
     interrupt(out, there[:4], after=4, mode="new")
-    for _ in range(2):
-        with pytest.raises(OutputError, match=r"results of 4 inputs that were not named this time, such as .*a\.wav"):
-            finish(out, [given("relative/a.wav")])
+    with closing(open_file(out, "resume")) as file:
+        file.check_inputs(each.path for each in there)
+        with pytest.raises(OutputError, match=r"results of 3 inputs that are not named now, such as .*b\.wav\. Name"):
+            file.check_inputs([there[0].path])
+    with pytest.raises(OutputError, match=r"results of 2 inputs that are not named now, such as .*c\.wav"):
+        finish(out, there[:2])  # as with a list on stdin, which cannot be looked at before
     assert finish(out, there) == [each.path for each in there[4:]]
     assert out.read_bytes() == whole(tmp_path, out.suffix[1:], there)
+
+
+def test_results_of_inputs_that_cannot_be_reached_are_not_thrown_away(out: Path, tmp_path: Path) -> None:
+    away = given(str(tmp_path / "drive" / "a.wav"))
+    interrupt(out, [away, INPUTS[1]], after=2, mode="new")
+    with pytest.raises(OutputError, match="results of 1 inputs that are not named now"):
+        finish(out, INPUTS[1:])
+    (tmp_path / "drive").mkdir()  # it is there, without the file
+    assert finish(out, INPUTS[1:]) == []
+
+
+def test_results_are_not_thrown_away_where_none_is_named_again(out: Path) -> None:
+    interrupt(out, INPUTS[:2], after=2, mode="new")
+    with pytest.raises(OutputError, match="results of 2 inputs that are not named now"):
+        finish(out, [given("elsewhere/a.wav")])
 
 
 def test_what_failed_and_what_came_from_stdin_is_done_again(out: Path, tmp_path: Path) -> None:
@@ -269,12 +288,25 @@ def test_an_output_that_is_being_written_is_not_overwritten(out: Path) -> None:
     check_output(out, "overwrite")
 
 
-def test_a_file_system_without_locks_is_written_all_the_same(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def refusing_lock(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(file: object, operation: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", refuse)
+
+
+def test_a_file_system_without_locks_is_written_all_the_same(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing_lock(monkeypatch, errno.ENOLCK)
     assert len(finish(out, INPUTS, "new")) == len(INPUTS)
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EACCES])
+def test_a_lock_is_taken_whatever_the_file_system_calls_it(
+    out: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refusing_lock(monkeypatch, number)
+    with pytest.raises(OutputError, match="another run is writing it"):
+        open_file(out, "new")
 
 
 def test_an_output_that_cannot_be_opened_leaves_no_journal(tmp_path: Path) -> None:

@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Ran, noise, tone
+
+from audiotag.journal import open_locked
 
 RunAudiotag = Callable[..., Ran]
 WriteWav = Callable[..., Path]
@@ -126,17 +129,19 @@ def test_missing_existing_and_unfinished_files_are_refused(run_audiotag: RunAudi
     assert "unfinished" in run_audiotag("reformat", "all.ndjson", "--out", "b.csv").stderr
 
 
-@pytest.mark.parametrize("more", [(), ("--overwrite",)])
-def test_a_file_that_a_run_is_writing_is_not_replaced(
-    run_audiotag: RunAudiotag, tmp_path: Path, more: tuple[str, ...]
+def test_an_unfinished_run_is_replaced_if_told_so_but_not_while_it_is_written(
+    run_audiotag: RunAudiotag, tmp_path: Path
 ) -> None:
     run_audiotag("batch", "in", "--out", "all.ndjson")
     assert run_audiotag("batch", "in", "--out", "tags.csv", "--strict", "-q").code == 1
     before = (tmp_path / "tags.csv").read_bytes()
-    done = run_audiotag("reformat", "all.ndjson", "--out", "tags.csv", *more)
-    message = "tags.csv: holds an unfinished run. Finish it with `audiotag batch --resume` first"
-    assert (done.code, done.stderr) == (1, f"audiotag: error: {message}\n")
-    assert (tmp_path / "tags.csv").read_bytes() == before
+    assert "holds an unfinished run" in run_audiotag("reformat", "all.ndjson", "--out", "tags.csv").stderr
+    with closing(open_locked(tmp_path / "tags.csv.journal", tmp_path / "tags.csv")):
+        done = run_audiotag("reformat", "all.ndjson", "--out", "tags.csv", "--overwrite")
+    assert (done.code, (tmp_path / "tags.csv").read_bytes()) == (1, before)
+    assert "tags.csv: another run is writing it" in done.stderr
+    assert run_audiotag("reformat", "all.ndjson", "--out", "tags.csv", "--overwrite").code == 0
+    assert not (tmp_path / "tags.csv.journal").exists()
 
 
 def test_what_made_the_file_that_is_replaced_is_not_told_of_the_new_one(

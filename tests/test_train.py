@@ -18,7 +18,7 @@ import torch
 from conftest import Ran
 
 from audiotag.config import ModelConfig, TrainConfig
-from audiotag.errors import CheckpointError, DataError, ExitCode
+from audiotag.errors import CheckpointError, DataError, ExitCode, OutputError
 from audiotag.frontend import LogMel, WindowLogMel
 from audiotag.model_folder import open_model_folder
 from audiotag.options import EngineOptions
@@ -27,7 +27,7 @@ from audiotag.training.batches import load, split
 from audiotag.training.checkpoint import load_checkpoint
 from audiotag.training.dataset import LabelledClip, read_dataset
 from audiotag.training.evaluate import Evaluation, measure, score_clips
-from audiotag.training.places import LAST_CHECKPOINT, work_folder
+from audiotag.training.places import LAST_CHECKPOINT, own_work_folder, work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.refit import refit
 from audiotag.training.train import train
@@ -232,6 +232,12 @@ def test_resuming_a_finished_training_changes_nothing(data: Path, tmp_path: Path
     after = load_checkpoint(tmp_path / LAST_CHECKPOINT)
     assert all(torch.equal(before["network"][name], after["network"][name]) for name in before["network"])
     assert before["step"] == after["step"] == 4
+
+
+def test_two_trainings_do_not_share_a_folder(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    with own_work_folder(out), pytest.raises(OutputError, match="model: another run is writing it"):
+        train(data, out, config=RECIPE, on_clip=lambda done, total: pytest.fail("read a clip"))
 
 
 def test_an_empty_fold_is_refused_before_training(data: Path, tmp_path: Path) -> None:

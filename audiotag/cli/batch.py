@@ -8,9 +8,10 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,7 @@ from audiotag.cli.predict import at_least_one, check_labels
 from audiotag.cli.progress import Progress, hours, real_time
 from audiotag.errors import ExitCode, UsageError
 from audiotag.hub import resolve_model
-from audiotag.inputs import Input, Shard, find_inputs, in_shard, refuse_input_as_output, sources_of
+from audiotag.inputs import Found, Input, Shard, find_inputs, in_shard, refuse_input_as_output, sources_of
 from audiotag.journal import JournaledFile, Mode, check_output, read_finished
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.results import Failure, Result
@@ -97,8 +98,9 @@ def batch(
     find = partial(find_inputs, inputs, include=include, exclude=exclude, files_from=files_from, null=null)
     if dry_run:
         return show_plan(find(), folder, tag_options, engine_options, shard=shard)
-    if mode == "overwrite":  # a list on stdin cannot be read twice
-        refuse_input_as_output(out, inputs if files_from else sources_of(find()))
+    again = partial(find, files_from=None) if files_from == "-" else find  # stdin cannot be read twice
+    if mode == "overwrite":
+        refuse_input_as_output(out, chain([] if files_from in (None, "-") else [files_from], sources_of(again())))
     found = in_shard(at_least_one(find()), shard)
     from audiotag.run import Tally
     from audiotag.tagger import Tagger
@@ -106,7 +108,7 @@ def batch(
     tagger, tally = Tagger(folder, options=engine_options), Tally()
     count = None if files_from else lambda: in_shard(find(), shard)
     progress_shown = Progress(tally, count, shown=progress and not quiet)
-    session = _Session(tagger, tag_options, tally, progress_shown, shard=shard, strict=strict)
+    session = _Session(tagger, tag_options, tally, progress_shown, count=count, shard=shard, strict=strict)
     with _interruptible(tally, out), progress_shown:
         session.run(found, out, name, with_header=header, mode=mode)
     if not quiet:
@@ -134,11 +136,12 @@ class _Session:
         tally: Tally,
         progress: Progress,
         *,
+        count: Callable[[], Iterable[Found]] | None,
         shard: Shard | None,
         strict: bool,
     ) -> None:
         self._tagger, self._options, self._tally = tagger, tag_options, tally
-        self._progress, self._shard, self._strict = progress, shard, strict
+        self._progress, self._count, self._shard, self._strict = progress, count, shard, strict
 
     def run(self, found: Iterable[Input], out: Path | None, name: str, *, with_header: bool, mode: Mode) -> None:
         """Tags what was found, to stdout without `out`."""
@@ -170,12 +173,14 @@ class _Session:
                 self._take_counts(was, out)
                 return
         with closing(JournaledFile(out, form=name, header=run_header, with_header=with_header, mode=mode)) as file:
-            was = file.finish_earlier()
-            if was is not None:
-                self._take_counts(was, out)
-                return
-            self._tag(found, file)
-            file.finish(self._tally.to_dict())
+            is_left_to_do = file.finish_earlier() is None
+            if is_left_to_do:
+                if self._count is not None:
+                    file.check_inputs(item.path for item in self._count())
+                self._tag(found, file)
+                file.finish(self._tally.to_dict())
+        if not is_left_to_do:  # it is a finished one now, which may be added to
+            self._to_file(found, out, name, run_header, with_header=with_header, mode=mode)
 
     def _take_counts(self, was: dict[str, Any], out: Path) -> None:
         logger.warning("%s: is finished already; nothing was done. Inputs added since need --overwrite", out)

@@ -27,13 +27,12 @@ def reformat(
     Example: audiotag reformat tags.ndjson --out tags.csv
     """
     name = pick_format(form, out, header=header)
-    from audiotag.journal import check_output, journal_path, provenance_path, write_beside
+    from audiotag.journal import check_output, journal_path, write_beside
     from audiotag.reformat import reformat as run
 
     path = None if results == "-" else Path(results)
-    for each in (path, out):
-        if each is not None and journal_path(each).exists():
-            raise DataError(f"{each}: holds an unfinished run. Finish it with `audiotag batch --resume` first")
+    if path is not None and journal_path(path).exists():
+        raise DataError(f"{path}: holds an unfinished run. Finish it with `audiotag batch --resume` first")
     try:
         with open(sys.stdin.fileno() if path is None else path, "rb", closefd=path is not None) as lines:
             write = partial(run, lines, "stdin" if path is None else str(path), form=name, with_header=header)
@@ -43,12 +42,18 @@ def reformat(
                 return
             check_output(out, "overwrite" if overwrite else "new")
             counts: list[int] = []
-            provenance = provenance_path(out)  # of what is replaced: it vouches for other bytes
             write_beside(
-                out, lambda output: counts.append(write(output)),
-                before_replacing=lambda size, crc32: provenance.unlink(missing_ok=True),
-            )  # fmt: skip
+                out, lambda output: counts.append(write(output)), before_replacing=lambda *_: _forget_run(out)
+            )
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DataError(f"{results}: {error.strerror}. Give a file that audiotag wrote") from error
     if not quiet:
         typer.echo(f"audiotag: {counts[0]:,} results in {out}", err=True)
+
+
+def _forget_run(out: Path) -> None:
+    """Takes away what tells of the bytes that are replaced."""
+    from audiotag.journal import journal_path, provenance_path
+
+    for path in (provenance_path(out), journal_path(out)):
+        path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ Nothing here knows what a journal says. Failures to write are `OutputError`.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import zlib
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 # Windows neither removes nor replaces an open file. Elsewhere a journal is removed before its lock is let go.
 REMOVES_OPEN_FILES = os.name != "nt"
+_HAS_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # a file system
 _COPY_BYTES = 1 << 20
 
 
@@ -85,10 +87,21 @@ def _lock(file: BinaryIO) -> None:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:  # a file system without locks, as some that lie behind a network are
+    except OSError as error:
+        if error.errno not in _HAS_NO_LOCKS:  # taken: EAGAIN, or EACCES where the file lies on an SMB share
+            raise BlockingIOError(error.errno, error.strerror) from error
         logger.debug("%s: cannot be locked: %s", file.name, error)
+
+
+def is_gone(path: str) -> bool:
+    """Whether a file was removed: its folder is there and can be asked, which that of a drive elsewhere cannot."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return os.access(os.path.dirname(path) or os.curdir, os.R_OK | os.X_OK)
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def open_work(path: Path, end: int) -> BinaryIO:

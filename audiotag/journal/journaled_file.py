@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
@@ -26,6 +26,7 @@ from audiotag.journal.disk import (
     Tracked,
     crc_of,
     explained,
+    is_gone,
     lines_of,
     open_locked,
     open_work,
@@ -158,6 +159,28 @@ class JournaledFile:
             return None
         return None if entry.status == "failed" or given.source is None else entry
 
+    def check_inputs(self, paths: Iterable[str]) -> None:
+        """Looks, before anything is tagged, whether all that is done is among the inputs again.
+
+        Raises:
+            OutputError: something is not, although it is still there.
+        """
+        self._named.update(key for path in paths if (key := hash(path)) in self._index)
+        self._count_unnamed()
+        self._named.clear()
+
+    def _count_unnamed(self) -> int:
+        """Results of files that are gone; those of files that may still be there are not thrown away."""
+        entries = (self._entry_at(begin) for key, begin in self._index.items() if key not in self._named)
+        unnamed = [entry.path for entry in entries if entry.status != "failed"]
+        kept = [path for path in unnamed if not is_gone(path)] if self._named else unnamed
+        if kept:
+            raise OutputError(
+                f"{self.path}: holds results of {len(kept):,} inputs that are not named now, such as {kept[0]}. "
+                "Name them too and resume again, or begin anew with --overwrite"
+            )
+        return len(unnamed)
+
     # --- the run ---
 
     def keep(self, begin: int, end: int) -> None:
@@ -208,26 +231,15 @@ class JournaledFile:
             OutputError: it cannot be written, or what is done was not named again although it is still there.
         """
         self.sync()
-        self._account_for_unnamed()
+        n_gone = self._count_unnamed()
+        if n_gone:
+            logger.warning("%s: results of %d inputs that are gone are left out", self.path, n_gone)
         provenance = self._describe(facts)
         if not self._is_appended:
             self._convert()
         elif not self._is_in_order():
             self._sort(provenance)
         self._clean_up(provenance)
-
-    def _account_for_unnamed(self) -> None:
-        """Results of files that are gone are left out, with a word; those of others are not thrown away."""
-        entries = (self._entry_at(begin) for key, begin in self._index.items() if key not in self._named)
-        unnamed = [entry.path for entry in entries if entry.status != "failed"]
-        there = [path for path in unnamed if os.path.exists(path)]
-        if there:
-            raise OutputError(
-                f"{self.path}: holds results of {len(there):,} inputs that were not named this time, such as "
-                f"{there[0]}. Name the inputs as before and resume again, or begin anew with --overwrite"
-            )
-        if unnamed:
-            logger.warning("%s: results of %d inputs that are gone are left out", self.path, len(unnamed))
 
     def finish_earlier(self) -> dict[str, Any] | None:
         """The provenance of an earlier session that died after the last record; its cleaning up is done now."""

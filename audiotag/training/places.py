@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+
+from audiotag.journal import open_locked
 
 LAST_CHECKPOINT = "checkpoint_last.pt"
 BEST_CHECKPOINT = "checkpoint_best.pt"
+_LOCK = "lock"
 
 
 def work_folder(out: Path) -> Path:
@@ -16,3 +21,16 @@ def work_folder(out: Path) -> Path:
 def has_checkpoint(out: Path) -> bool:
     """Whether the training of a model folder has come to its first validation, and can be gone on with."""
     return (work_folder(out) / LAST_CHECKPOINT).exists()
+
+
+@contextmanager
+def own_work_folder(out: Path) -> Iterator[Path]:
+    """The work folder, made if need be, which only one training has at a time.
+
+    Raises:
+        OutputError: another one has it, or it cannot be written to.
+    """
+    work = work_folder(out)
+    work.mkdir(parents=True, exist_ok=True)
+    with closing(open_locked(work / _LOCK, out)):
+        yield work

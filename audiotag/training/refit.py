@@ -23,7 +23,7 @@ from audiotag.training.credits import write_credits
 from audiotag.training.dataset import LabelledClip, choose_labels, label_matrix, read_dataset
 from audiotag.training.figures import measure_negatives
 from audiotag.training.finish import fused_checkpoint, provenance, ranges_data
-from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT, has_checkpoint, work_folder
+from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT, has_checkpoint, own_work_folder, work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.trainer import Progress, Trainer
 from audiotag.training.validation import window_logits
@@ -56,19 +56,18 @@ def refit(
     """
     measured = _measured(source)
     clips = _same_clips(data, source, measured)
-    work = work_folder(out)
-    work.mkdir(parents=True, exist_ok=True)
     recipe = replace(
         recipe_of(measured.provenance["recipe"]), fold=NO_FOLD, patience=0, steps=steps, learning_rate=learning_rate,
         warmup_steps=WARMUP_STEPS, restart_step=0,
     )  # fmt: skip
     model = _as_trained(measured, recipe)
-    everything = load(clips, model, recipe, cache=cache or work, on_clip=on_clip)
-    trainer = Trainer(model, recipe, everything, None, work, on_progress)
-    trainer.go_on_from(load_checkpoint(work_folder(source) / BEST_CHECKPOINT)["network"])
-    trainer.run(resume=resume and has_checkpoint(out))
-    made = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
-    return _finish(source, out, data, clips, everything, measured, made)
+    with own_work_folder(out) as work:
+        everything = load(clips, model, recipe, cache=cache or work, on_clip=on_clip)
+        trainer = Trainer(model, recipe, everything, None, work, on_progress)
+        trainer.go_on_from(load_checkpoint(work_folder(source) / BEST_CHECKPOINT)["network"])
+        trainer.run(resume=resume and has_checkpoint(out))
+        made = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
+        return _finish(source, out, data, clips, everything, measured, made)
 
 
 def _measured(source: Path) -> ModelConfig:

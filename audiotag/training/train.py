@@ -14,7 +14,7 @@ from audiotag.model_folder import ModelFolder
 from audiotag.training.batches import check_fold, load, split
 from audiotag.training.dataset import choose_labels, read_dataset
 from audiotag.training.finish import finish
-from audiotag.training.places import has_checkpoint, work_folder
+from audiotag.training.places import has_checkpoint, own_work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.start import check_start
 from audiotag.training.trainer import Progress, Trainer
@@ -49,14 +49,13 @@ def train(
     if start is not None:
         check_start(model.network, start)
     resume = resume and has_checkpoint(out)
-    work = work_folder(out)
-    work.mkdir(parents=True, exist_ok=True)
-    learning, held_out = split(load(clips, model, config, cache=cache or work, on_clip=on_clip), config.fold)
-    trainer = Trainer(model, config, learning, held_out, work, on_progress)
-    if start is not None and not resume:
-        trainer.begin_with(start)
-    trainer.run(resume=resume)
-    return finish(
-        out, data=data, clips=clips, learning=learning, held_out=held_out, model=model, config=config, license=license,
-        start=start,
-    )  # fmt: skip
+    with own_work_folder(out) as work:
+        learning, held_out = split(load(clips, model, config, cache=cache or work, on_clip=on_clip), config.fold)
+        trainer = Trainer(model, config, learning, held_out, work, on_progress)
+        if start is not None and not resume:
+            trainer.begin_with(start)
+        trainer.run(resume=resume)
+        return finish(
+            out, data=data, clips=clips, learning=learning, held_out=held_out, model=model, config=config,
+            license=license, start=start,
+        )  # fmt: skip
