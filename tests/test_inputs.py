@@ -326,6 +326,12 @@ def test_a_list_with_nul_bytes_is_not_taken_for_lines(content: bytes) -> None:
         paths(files_from="list")
 
 
+def test_a_damaged_line_of_a_list_is_an_input_that_will_fail() -> None:
+    touch("a.wav", "b.wav")
+    Path("list").write_bytes(b"a.wav\nx\0y.wav\nb.wav\n")
+    assert paths(files_from="list") == ["a.wav", "x\0y.wav", "b.wav"]
+
+
 def test_a_name_of_nothing_is_refused_and_not_taken_for_this_folder() -> None:
     Path("a.wav").touch()
     with pytest.raises(UsageError, match="a variable of the shell not set"):
