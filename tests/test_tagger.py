@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -446,6 +448,19 @@ def test_a_window_that_does_not_fit_is_an_error(tagger: Tagger, clips: list[Path
     with pytest.raises(EngineError, match="not even one window fits into memory"):
         list(Pipeline(_SmallDevice(tagger.engine, fits=0), TINY_CONFIG, ALL).run(inputs_of(clips)))
     assert_no_threads_left()
+
+
+LEFT_OPEN = """
+import sys, audiotag
+results = audiotag.load("default", device="cpu").tag_many([sys.argv[1]] * 2000)
+next(results)
+"""
+
+
+def test_python_ends_quietly_with_results_left_open(write_wav: WriteWav) -> None:
+    path = write_wav("a.wav", noise(seconds=5.0, sample_rate=44100), sample_rate=44100)
+    done = subprocess.run([sys.executable, "-c", LEFT_OPEN, path], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- the choice of an engine ---

@@ -14,7 +14,9 @@ One thread at a time is at a clip, so that its windows stay in order.
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
@@ -74,6 +76,7 @@ class Crew:
             threading.Thread(target=self._work, name=f"audiotag-{number}", daemon=True)
             for number in range(size.n_threads)
         ]
+        _running.add(self)
         for thread in self._threads:
             thread.start()
 
@@ -96,6 +99,7 @@ class Crew:
 
     def stop(self) -> None:
         """Ends the threads, in the middle of a clip too."""
+        _running.discard(self)
         with self._news:
             self._is_stopped = True
             self._news.notify_all()
@@ -215,3 +219,13 @@ class Crew:
         with self._news:
             self._n_computing -= 1
             self._news.notify_all()
+
+
+# Python kills daemon threads where they are when it ends; in the middle of a library's call that aborts the process.
+_running: weakref.WeakSet[Crew] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for crew in tuple(_running):
+        crew.stop()
