@@ -42,8 +42,16 @@ class LabelSet:
         return self.names[index]
 
     @cached_property
+    def _index_of(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
+
+    @cached_property
     def _index_of_folded(self) -> dict[str, int]:
         return {name.casefold(): index for index, name in enumerate(self.names)}
+
+    def _position(self, name: str) -> int | None:
+        """Of a whole name: as it is written if a label is, else upper and lower case alike."""
+        return self._index_of.get(name, self._index_of_folded.get(name.casefold()))
 
     def find(self, pattern: str) -> tuple[int, ...]:
         """Positions of the labels that `pattern` names: a whole name or a shell glob, upper and lower case alike.
@@ -51,7 +59,7 @@ class LabelSet:
         Raises:
             UsageError: nothing matches; the message suggests the nearest names.
         """
-        exact = self._index_of_folded.get(pattern.casefold())
+        exact = self._position(pattern)
         if exact is not None:
             return (exact,)
         matched = tuple(
@@ -75,9 +83,10 @@ class LabelSet:
         """
         values = list(others)
         for name, value in named.items():
-            if name.casefold() not in self._index_of_folded:
+            position = self._position(name)
+            if position is None:
                 raise UsageError(f"label {name!r}: {self.suggest(name)}")
-            values[self._index_of_folded[name.casefold()]] = value
+            values[position] = value
         return tuple(values)
 
     def search(self, text: str) -> tuple[int, ...]:

@@ -149,3 +149,9 @@ def test_a_resumed_run_must_have_the_same_thresholds_and_its_results_say_them(
     assert 'thresholds was {"Siren": 1.0}, is null' in refused.stderr
     assert run_audiotag("batch", "in", "-o", "tags.csv", "--resume", "--thresholds", "t.csv", "-q").code == 0
     assert (tmp_path / "tags.csv").read_text().count("in/b.wav") == 2
+
+
+def test_a_label_as_it_is_written_goes_before_one_in_another_case() -> None:
+    labels = LabelSet(("Dog", "dog"))
+    assert [labels.find(name) for name in ("Dog", "dog", "DOG")] == [(0,), (1,), (1,)]
+    assert labels.fill({"Dog": 0.2, "dog": 0.7}, (0.5, 0.5)) == (0.2, 0.7)
