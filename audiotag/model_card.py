@@ -169,6 +169,8 @@ def _at_defaults(exact: dict[str, Any]) -> list[str]:
     if "at_defaults" not in exact:
         return []
     shown = exact["at_defaults"]
+    if shown["empty"] == 1:
+        return ["By default no tag is shown on any of these clips: ask for weaker ones with `-t`.", ""]
     return [f"By default a label is shown from its own threshold on (see the table below). Of the tags shown then "
             f"{100 * shown['precision']:.0f} % are right, and {100 * shown['recall']:.0f} % of the labels that are "
             f"there are shown (F1 {shown['f1']:.3f}, mean of the labels' F1 {shown['macro_f1']:.3f}); "
@@ -181,8 +183,8 @@ def _calibration(config: ModelConfig) -> list[str]:
     if not {"ece_before", "ece_after"} <= set(found):
         return []
     return ["Scores are calibrated: Platt scaling of each label, folded into the last layer. On groups that it was not "
-            f"fitted on, the expected calibration error fell from {found['ece_before']:.4f} to "
-            f"{found['ece_after']:.4f}.", ""]  # fmt: skip
+            f"fitted on, the expected calibration error is {found['ece_after']:.4f}; before it was "
+            f"{found['ece_before']:.4f}.", ""]  # fmt: skip
 
 
 def _outside(config: ModelConfig) -> list[str]:
