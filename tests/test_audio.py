@@ -502,7 +502,7 @@ def test_what_is_no_audio_is_said_in_one_line(content: bytes, reason: str, tmp_p
 def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     reasons = {
-        tmp_path: "is a folder that cannot be listed",
+        tmp_path: "is a folder, not a file that can be read",
         tmp_path / "gone.wav": "does not exist",
         tmp_path / "loop": "is a loop of links",
         Path("/dev/zero"): "is a device, not a file",

@@ -78,6 +78,12 @@ def test_doctor_without_a_model_says_so_and_fails(run_audiotag: RunAudiotag, tmp
     assert ran.stdout.splitlines()[-1].startswith("!!  model ")
 
 
+def test_doctor_does_one_thing_at_a_time(run_audiotag: RunAudiotag) -> None:
+    ran = run_audiotag("doctor", "--selftest", "a.wav")
+    assert (ran.code, ran.stderr.count("\n")) == (2, 1)
+    assert "Leave out FILE, or --selftest" in ran.stderr
+
+
 def test_doctor_selftest_ends_well(run_audiotag: RunAudiotag, tiny_model_folder: Path) -> None:
     ran = run_audiotag("doctor", "--selftest", "--model", tiny_model_folder)
     assert ran.code == 0

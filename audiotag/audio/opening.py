@@ -63,7 +63,7 @@ def _open_path(path: Path) -> BinaryIO:
 def _plain_reason(error: OSError) -> str:
     known = {
         errno.ENOENT: "does not exist",
-        errno.EISDIR: "is a folder that cannot be listed",  # others are walked
+        errno.EISDIR: "is a folder, not a file that can be read",
         errno.EACCES: "permission denied",
         errno.ELOOP: "is a loop of links",
     }

@@ -54,6 +54,8 @@ def doctor(
     """
     if record and not selftest:
         raise UsageError("record: keeps the answers of a self-test. Add --selftest")
+    if file is not None and selftest:
+        raise UsageError("selftest: tags sounds of its own. Leave out FILE, or --selftest")
     if file is not None:
         checks = file_checks(file)
     elif selftest:

@@ -48,6 +48,7 @@ def list_models(form: options.TableOrJson = "table") -> None:
 
     Example: audiotag models list -f json
     """
+    options.set_verbosity(quiet=False, verbose=False)
     rows = [*_embedded_row(), *(_cached_row(hub_id, folder) for hub_id, folder in cached_models())]
     columns = ("name", "revision", "refs", "labels", "bytes", "path")
     _show(rows, form, columns)
@@ -152,6 +153,7 @@ def remove_models(
 
     Example: audiotag models rm org/name --yes
     """
+    options.set_verbosity(quiet=False, verbose=False)
     wanted = [str(_hub_id(text)) if "@" not in text else text for text in ids]
     if not yes:
         _ask(ids)
@@ -181,6 +183,7 @@ def verify_models(
 
     Example: audiotag models verify org/name
     """
+    options.set_verbosity(quiet=False, verbose=False)
     rows = [row for folder in _to_verify(wanted or [], offline=offline) for row in _verified(folder, offline=offline)]
     _show(rows, form, ("status", "name", "file", "checksum"))
     is_damaged = any(row["status"] == "damaged" for row in rows)

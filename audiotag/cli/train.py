@@ -51,7 +51,7 @@ def train(
     patience: Annotated[
         int, typer.Option(help="Validations without a better mAP before training stops; 0 for never.", min=0)
     ] = RECIPE.patience,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = RECIPE.seed,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = RECIPE.seed,
     start: Annotated[
         str | None,
         typer.Option("--from", metavar="MODEL",
@@ -85,6 +85,8 @@ def train(
         data, out, config=config, resume=resume, cache=cache, license=license, start=source,
         on_progress=shown.step, on_clip=shown.clip,
     )  # fmt: skip
+    if quiet:
+        return
     figures = model.metrics["fp32"]
     typer.echo(f"audiotag: {out}: {len(model.labels)} labels, macro mAP {figures['macro_map']:.3f}, "
                f"top-1 hit rate {figures['top1']:.3f} on {figures['n_clips']} held-out clips", err=True)  # fmt: skip
@@ -113,7 +115,8 @@ def refit(
     shown = _TrainingLines(quiet=quiet)
     run(model, data, out, steps=steps, learning_rate=learning_rate, resume=resume, cache=cache,
         on_progress=shown.step, on_clip=shown.clip)  # fmt: skip
-    typer.echo(f"audiotag: {out}: learnt from all folds, keeps the figures of {model}", err=True)
+    if not quiet:
+        typer.echo(f"audiotag: {out}: learnt from all folds, keeps the figures of {model}", err=True)
 
 
 def _refuse_to_overwrite(out: Path, *, resume: bool) -> None:
@@ -125,7 +128,8 @@ def _refuse_to_overwrite(out: Path, *, resume: bool) -> None:
     # What a training has not finished has no card: that is written last.
     is_taken = is_model and (out / CARD).exists() if resume and is_begun else is_model or is_begun
     if is_taken:
-        raise OutputError(f"{out}: holds a model or a training already. Choose another folder, or --resume a training")
+        way = "" if resume else ", or --resume a training"
+        raise OutputError(f"{out}: holds a model or a training already. Choose another folder{way}")
 
 
 class _TrainingLines:

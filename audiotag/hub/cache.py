@@ -44,9 +44,8 @@ def names_of(hub_id: HubId) -> tuple[str, ...]:
     """The branches and tags that were this commit when they were last asked for."""
     refs = hub_id.storage / "refs"
     found = (path for path in sorted(refs.rglob("*")) if path.is_file())
-    return tuple(
-        path.relative_to(refs).as_posix() for path in found if path.read_text("utf-8").strip() == hub_id.revision
-    )
+    revision = hub_id.revision.encode()
+    return tuple(path.relative_to(refs).as_posix() for path in found if path.read_bytes().strip() == revision)
 
 
 def remove_cached(hub_id: HubId, *, whole: bool) -> tuple[tuple[str, ...], int]:
