@@ -112,6 +112,13 @@ def test_export_writes_and_verifies_both_files(folder: Path, sounds: Path, run_a
     assert np.corrcoef(exact.ravel(), quantised.ravel())[0, 1] > 0.98
 
 
+def test_a_place_that_cannot_be_written_is_one_line(folder: Path, run_audiotag: Run) -> None:
+    (folder / "onnx" / "model.partial").mkdir(parents=True)
+    ran = run_audiotag("export", folder)
+    assert (ran.code, ran.stderr.count("\n")) == (1, 1)
+    assert "model.partial: Is a directory. Check that it is there and may be used" in ran.stderr
+
+
 def test_int8_weights_are_quantised_channel_by_channel(folder: Path, sounds: Path, run_audiotag: Run) -> None:
     run_audiotag("export", folder, "--int8", "--calibrate", sounds)
     graph = onnx.load(folder / ONNX_INT8).graph

@@ -127,6 +127,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRA_OF_PACKAGE:
         way_out = install_line(error.name)
         return _report(f"{error.name}: is not installed, and this command needs it. {way_out}", ExitCode.COULD_NOT_RUN)
+    if isinstance(error, OSError) and isinstance(error.filename, str | bytes):  # mostly of a folder without permission
+        where = os.fsdecode(error.filename)
+        return _report(f"{where}: {error.strerror}. Check that it is there and may be used", ExitCode.COULD_NOT_RUN)
     if isinstance(error, OSError) and error.errno in _STDOUT_IS_FULL:
         return _explain(output_error("stdout", error))
     what = f"{type(error).__name__}: {error}".rstrip(": ")
