@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -69,11 +70,39 @@ def test_a_manifest_prefers_labels_with_parents_and_keeps_folds_and_credits(tmp_
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("file,label\na.wav,Dog\n", "needs the columns path and labels"), ("path,labels\n", "holds no labelled clip")],
-)
+    [
+        ("file,label\na.wav,Dog\n", "needs the columns path and labels, has 'file, label'$"),
+        ("path;labels\na.wav;Dog\n", "has 'path;labels'. Put commas between the cells$"),
+        ("path\tlabels\na.wav\tDog\n", r"has 'path\\tlabels'. Put commas between the cells$"),
+        ("path,labels\n", "holds no labelled clip"),
+        ("path,labels,fold\na.wav,Dog,1\nb.wav,Domestic animals, pets,1\n",
+         r"m\.csv: line 3 has more cells than the first. Quote labels that hold commas$"),
+        ("labels,path\nDog\n", r"m\.csv: line 2 has no path"),
+        ("path,labels\n,Dog\n", r"m\.csv: line 2 has no path"),
+        ('path,labels\na.wav,"Dog\nb.wav,Cat\n', r"m\.csv: line 2 is not CSV: unexpected end of data"),
+        ('path,labels\na.wav,"Dog' + 200_000 * "o", r"m\.csv: line 2 is not CSV: field larger than field limit"),
+    ],
+)  # fmt: skip
 def test_an_unusable_manifest_is_one_clear_error(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(DataError, match=complaint):
+        read_dataset(tmp_path / "m.csv")
+
+
+def test_a_manifest_is_read_whatever_the_case_and_the_spaces_of_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text('Path, Labels , FOLD\na.wav, "Domestic animals, pets;Dog", 1\n')
+    (clip,) = read_dataset(tmp_path / "m.csv")
+    assert clip.path == tmp_path / "a.wav"
+    assert (clip.labels, clip.fold) == (("Domestic animals, pets", "Dog"), "1")
+
+
+def test_a_manifest_that_may_not_be_read_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / "m.csv").touch()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(DataError, match=r"m\.csv: cannot be read: Permission denied"):
         read_dataset(tmp_path / "m.csv")
 
 

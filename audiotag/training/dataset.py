@@ -68,17 +68,23 @@ def read_dataset(data: Path) -> tuple[LabelledClip, ...]:
     """The clips of a labelled folder or a manifest.
 
     Raises:
-        DataError: it does not exist, is empty, or lacks a column.
+        DataError: it does not exist, cannot be read, is empty, or lacks a column or a cell.
     """
-    if data.is_dir():
-        clips = tuple(_clips_of_folder(data))
-    elif data.is_file():
-        clips = tuple(_clips_of_manifest(data))
-    else:
-        raise DataError(f"{data}: does not exist. Give a folder with a sub-folder per label, or a CSV manifest")
+    try:
+        clips = tuple(_clips_of(data))
+    except OSError as error:
+        raise DataError(f"{data}: cannot be read: {error.strerror}. Make it readable, or choose another") from error
     if not clips:
         raise DataError(f"{data}: holds no labelled clip. Expected label/clip.wav, or a CSV with path and labels")
     return clips
+
+
+def _clips_of(data: Path) -> Iterator[LabelledClip]:
+    if data.is_dir():
+        return _clips_of_folder(data)
+    if data.is_file():
+        return _clips_of_manifest(data)
+    raise DataError(f"{data}: does not exist. Give a folder with a sub-folder per label, or a CSV manifest")
 
 
 def _clips_of_folder(folder: Path) -> Iterator[LabelledClip]:
@@ -95,16 +101,38 @@ def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
     except UnicodeDecodeError as error:
         raise DataError(f"{manifest}: is not UTF-8 text ({error.reason}). Save the CSV as UTF-8") from error
     with io.StringIO(text, newline="") as lines:
-        rows = csv.DictReader(lines)
-        columns = rows.fieldnames or []
-        column = next((name for name in LABEL_COLUMNS if name in columns), None)
-        if "path" not in columns or column is None:
-            raise DataError(f"{manifest}: needs the columns path and labels, has {', '.join(columns) or 'none'}")
-        for row in rows:
-            labels = tuple(label.strip() for label in (row[column] or "").split(";") if label.strip())
-            group = row.get("group") or row["path"]
-            yield LabelledClip(path=manifest.parent / row["path"], labels=labels, group=group,
-                               fold=row.get("fold") or _hashed_fold(group), credit=_credit(row))  # fmt: skip
+        rows = csv.DictReader(lines, skipinitialspace=True, strict=True)
+        try:
+            column = _label_column(manifest, rows)
+            for row in rows:
+                yield _clip_of_row(manifest, f"{manifest}: line {rows.line_num}", row, column)
+        except csv.Error as error:
+            raise DataError(f"{manifest}: line {rows.line_num + 1} is not CSV: {error}. Close its quotes") from error
+
+
+def _label_column(manifest: Path, rows: csv.DictReader[str]) -> str:
+    """The column that the labels are in; the columns' names are read in any case."""
+    columns = [name.strip().casefold() for name in rows.fieldnames or ()]
+    rows.fieldnames = columns
+    column = next((name for name in LABEL_COLUMNS if name in columns), None)
+    if "path" not in columns or column is None:
+        has = ", ".join(columns) or "none"
+        hint = ". Put commas between the cells" if ";" in has or "\t" in has else ""
+        raise DataError(f"{manifest}: needs the columns path and labels, has {has!r}{hint}")
+    return column
+
+
+def _clip_of_row(manifest: Path, line: str, row: dict[str, str], column: str) -> LabelledClip:
+    if None in row:
+        raise DataError(f"{line} has more cells than the first. Quote labels that hold commas")
+    if not row["path"]:
+        raise DataError(f"{line} has no path. Name its clip, or remove the line")
+    labels = tuple(label.strip() for label in (row[column] or "").split(";") if label.strip())
+    group = row.get("group") or row["path"]
+    fold = (row.get("fold") or "").strip() or _hashed_fold(group)
+    return LabelledClip(
+        path=manifest.parent / row["path"], labels=labels, group=group, fold=fold, credit=_credit(row)
+    )  # fmt: skip
 
 
 def _credit(row: dict[str, str]) -> Credit:
