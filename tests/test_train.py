@@ -268,6 +268,27 @@ def test_clips_that_are_all_in_the_held_out_fold_are_refused(data: Path, tmp_pat
         train(manifest, tmp_path / "model", config=RECIPE)
 
 
+@pytest.mark.parametrize(
+    ("fold", "complaint"),
+    [("2", "no readable clip of fold '1' has a label that is learnt"),
+     ("1", "only clips of fold '1' have a label that is learnt")],
+)  # fmt: skip
+def test_a_fold_beside_which_nothing_is_learnt_is_refused_before_any_step(
+    data: Path, tmp_path: Path, fold: str, complaint: str
+) -> None:
+    rows = [row.split(",") for row in data.read_text().splitlines()[1:]]
+    kept = [f"{data.parent}/{path},{each if at == fold else ''},{at}" for path, each, at in rows]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["path,labels,fold", *kept]) + "\n")
+    with pytest.raises(DataError, match=complaint):
+        train(manifest, tmp_path / "model", config=RECIPE, on_progress=lambda progress: pytest.fail("took a step"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_at_once(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the loss of step \d is (nan|inf)\. Train with a lower --learning-rate"):
+        train_only(data, tmp_path, replace(RECIPE, learning_rate=1e30))
+
+
 def test_a_clip_that_cannot_be_read_is_named_once_and_left_out(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
