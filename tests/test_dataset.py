@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def test_a_folder_gives_each_sub_folders_name_as_the_label(write_wav: Write, tmp
         ("one.wav", ("cat",)), ("two.wav", ("dog",)), ("one.wav", ("dog",)),
     ]  # fmt: skip
     assert len({clip.group for clip in clips}) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a folder's name is Unicode")
+def test_a_sub_folder_whose_name_is_no_text_is_no_label(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    with pytest.raises(DataError, match=r"a label must be UTF-8 text\. Rename the folder"):
+        read_dataset(tmp_path)
 
 
 def test_folds_of_a_folder_do_not_change_when_clips_are_added(write_wav: Write, tmp_path: Path) -> None:

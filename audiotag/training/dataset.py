@@ -89,10 +89,18 @@ def _clips_of(data: Path) -> Iterator[LabelledClip]:
 
 def _clips_of_folder(folder: Path) -> Iterator[LabelledClip]:
     for sub in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        _check_utf_8(sub)
         for found in find_inputs([str(sub)]):
             if isinstance(found, Input) and found.source is not None:
                 name = os.fspath(found.source.relative_to(folder))
                 yield LabelledClip(path=found.source, labels=(sub.name,), fold=_hashed_fold(name), group=name)
+
+
+def _check_utf_8(sub: Path) -> None:
+    try:
+        sub.name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{sub}: a label must be UTF-8 text. Rename the folder") from error
 
 
 def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
