@@ -137,6 +137,12 @@ def test_labels_need_clips_and_independent_groups(tmp_path: Path) -> None:
         choose_labels(clips, min_clips=100, min_groups=1)
 
 
+def test_labels_that_differ_only_by_case_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,labels\na.wav,dog\nb.wav,Cat\nc.wav,Dog\n")
+    with pytest.raises(DataError, match=r"the labels 'Dog' and 'dog' differ only by case\. Write them alike"):
+        choose_labels(read_dataset(tmp_path / "m.csv"), min_clips=1, min_groups=1)
+
+
 def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
     write_wav: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,7 +157,7 @@ def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: 
     """The labels with enough clips from enough independent groups, in alphabetical order.
 
     Raises:
-        DataError: no label has enough.
+        DataError: no label has enough, or two differ only by case.
     """
     n_clips: Counter[str] = Counter()
     groups: defaultdict[str, set[str]] = defaultdict(set)
@@ -165,12 +165,21 @@ def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: 
         for label in clip.labels:
             n_clips[label] += 1
             groups[label].add(clip.group)
+    _check_case(sorted(n_clips))
     labels = tuple(sorted(
         label for label in n_clips if n_clips[label] >= min_clips and len(groups[label]) >= min_groups
     ))  # fmt: skip
     if not labels:
         raise DataError(f"no label has {min_clips} clips of {min_groups} groups. Lower --min-clips or --min-groups")
     return labels
+
+
+def _check_case(labels: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for label in labels:
+        other = seen.setdefault(label.casefold(), label)
+        if other != label:
+            raise DataError(f"the labels {other!r} and {label!r} differ only by case. Write them alike")
 
 
 def label_matrix(clips: Sequence[LabelledClip], labels: Sequence[str]) -> FloatArray:
