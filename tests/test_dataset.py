@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import TINY_CONFIG, chirp, noise, tone
 
-from audiotag.errors import DataError
+from audiotag.errors import DataError, OutputError
 from audiotag.frontend import LogMel
 from audiotag.training.credits import write_credits
 from audiotag.training.dataset import (
@@ -163,6 +163,12 @@ def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
     write_wav("data/x/b.wav", noise(seconds=0.5))
     os.utime(tmp_path / "data/x/b.wav", (1, 1))
     assert len(log_mels_of(clips, frontend, cache=tmp_path / "cache")[1]) == 1 + 4000 // 80
+
+
+def test_a_cache_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file: cannot be written: File exists"):
+        log_mels_of([], TINY_CONFIG.frontend, cache=tmp_path / "file")
 
 
 def test_each_kind_of_damage_has_log_mels_of_its_own(write_wav: Write, tmp_path: Path) -> None:

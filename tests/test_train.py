@@ -240,6 +240,13 @@ def test_two_trainings_do_not_share_a_folder(data: Path, tmp_path: Path) -> None
         train(data, out, config=RECIPE, on_clip=lambda done, total: pytest.fail("read a clip"))
 
 
+def test_a_work_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "model"
+    with pytest.raises(OutputError, match=r"model\.training: cannot be written: Not a directory"), own_work_folder(out):
+        pytest.fail("was made")
+
+
 def test_an_empty_fold_is_refused_before_training(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fold '7'. Choose --fold among 1, 2"):
         train(data, tmp_path, config=replace(RECIPE, fold="7"))

@@ -30,6 +30,7 @@ from audiotag.frontend import LogMel
 from audiotag.inputs import Input, find_inputs
 from audiotag.training.damage import damage
 from audiotag.training.hierarchy import ancestors_of_labels
+from audiotag.writers import output_error
 
 FloatArray = npt.NDArray[np.float32]
 HalfArray = npt.NDArray[np.float16]
@@ -224,8 +225,15 @@ def log_mels_of(
 
     With a `kind` of damage, of every clip after that damage. A clip that cannot be read is logged and comes back with
     no frames.
+
+    Raises:
+        DataError: none of the clips can be read.
+        OutputError: `cache` cannot be made.
     """
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(cache, error) from error
     stem = cache / f"log_mels-{_fingerprint(clips, frontend)}{f'-{kind}' if kind else ''}"
     index = stem.with_suffix(".npy")
     if not index.exists():
