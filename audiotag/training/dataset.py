@@ -236,13 +236,25 @@ def log_mels_of(
         raise output_error(cache, error) from error
     stem = cache / f"log_mels-{_fingerprint(clips, frontend)}{f'-{kind}' if kind else ''}"
     index = stem.with_suffix(".npy")
-    if not index.exists():
+    was_there = index.exists()
+    if not was_there:
         _write_cache(clips, frontend, kind, stem, on_clip)
     ends = np.load(index)
+    if was_there and kind is None:
+        _name_unreadable(clips, ends)
     if not len(ends) or not ends[-1]:
         raise DataError("none of the clips could be read. The log names each and why")
     frames = np.memmap(stem.with_suffix(".f16"), dtype=np.float16, mode="r").reshape(-1, frontend.n_mels)
     return np.split(frames, ends[:-1])
+
+
+def _name_unreadable(clips: Sequence[LabelledClip], ends: npt.NDArray[np.intp]) -> None:
+    # The cache does not keep why; a clip that has changed since is not of this cache.
+    for clip in (clip for clip, n_frames in zip(clips, np.diff(ends, prepend=0), strict=True) if not n_frames):
+        try:
+            read_audio(clip.path, duration=MAX_CLIP_SECONDS)
+        except AudioError as error:
+            logger.warning("left out: %s", error)
 
 
 def _fingerprint(clips: Sequence[LabelledClip], frontend: FrontEndConfig) -> str:
