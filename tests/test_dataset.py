@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import TINY_CONFIG, chirp, noise, tone
 
-from audiotag.errors import DataError
+from audiotag.errors import DataError, OutputError
 from audiotag.frontend import LogMel
 from audiotag.training.credits import write_credits
 from audiotag.training.dataset import (
@@ -36,6 +38,13 @@ def test_a_folder_gives_each_sub_folders_name_as_the_label(write_wav: Write, tmp
         ("one.wav", ("cat",)), ("two.wav", ("dog",)), ("one.wav", ("dog",)),
     ]  # fmt: skip
     assert len({clip.group for clip in clips}) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a folder's name is Unicode")
+def test_a_sub_folder_whose_name_is_no_text_is_no_label(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    with pytest.raises(DataError, match=r"a label must be UTF-8 text\. Rename the folder"):
+        read_dataset(tmp_path)
 
 
 def test_folds_of_a_folder_do_not_change_when_clips_are_added(write_wav: Write, tmp_path: Path) -> None:
@@ -69,11 +78,39 @@ def test_a_manifest_prefers_labels_with_parents_and_keeps_folds_and_credits(tmp_
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("file,label\na.wav,Dog\n", "needs the columns path and labels"), ("path,labels\n", "holds no labelled clip")],
-)
+    [
+        ("file,label\na.wav,Dog\n", "needs the columns path and labels, has 'file, label'$"),
+        ("path;labels\na.wav;Dog\n", "has 'path;labels'. Put commas between the cells$"),
+        ("path\tlabels\na.wav\tDog\n", r"has 'path\\tlabels'. Put commas between the cells$"),
+        ("path,labels\n", "holds no labelled clip"),
+        ("path,labels,fold\na.wav,Dog,1\nb.wav,Domestic animals, pets,1\n",
+         r"m\.csv: line 3 has more cells than the first. Quote labels that hold commas$"),
+        ("labels,path\nDog\n", r"m\.csv: line 2 has no path"),
+        ("path,labels\n,Dog\n", r"m\.csv: line 2 has no path"),
+        ('path,labels\na.wav,"Dog\nb.wav,Cat\n', r"m\.csv: line 2 is not CSV: unexpected end of data"),
+        ('path,labels\na.wav,"Dog' + 200_000 * "o", r"m\.csv: line 2 is not CSV: field larger than field limit"),
+    ],
+)  # fmt: skip
 def test_an_unusable_manifest_is_one_clear_error(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(DataError, match=complaint):
+        read_dataset(tmp_path / "m.csv")
+
+
+def test_a_manifest_is_read_whatever_the_case_and_the_spaces_of_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text('Path, Labels , FOLD\na.wav, "Domestic animals, pets;Dog", 1\n')
+    (clip,) = read_dataset(tmp_path / "m.csv")
+    assert clip.path == tmp_path / "a.wav"
+    assert (clip.labels, clip.fold) == (("Domestic animals, pets", "Dog"), "1")
+
+
+def test_a_manifest_that_may_not_be_read_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / "m.csv").touch()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(DataError, match=r"m\.csv: cannot be read: Permission denied"):
         read_dataset(tmp_path / "m.csv")
 
 
@@ -100,6 +137,12 @@ def test_labels_need_clips_and_independent_groups(tmp_path: Path) -> None:
         choose_labels(clips, min_clips=100, min_groups=1)
 
 
+def test_labels_that_differ_only_by_case_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,labels\na.wav,dog\nb.wav,Cat\nc.wav,Dog\n")
+    with pytest.raises(DataError, match=r"the labels 'Dog' and 'dog' differ only by case\. Write them alike"):
+        choose_labels(read_dataset(tmp_path / "m.csv"), min_clips=1, min_groups=1)
+
+
 def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
     write_wav: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +163,12 @@ def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
     write_wav("data/x/b.wav", noise(seconds=0.5))
     os.utime(tmp_path / "data/x/b.wav", (1, 1))
     assert len(log_mels_of(clips, frontend, cache=tmp_path / "cache")[1]) == 1 + 4000 // 80
+
+
+def test_a_cache_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file: cannot be written: File exists"):
+        log_mels_of([], TINY_CONFIG.frontend, cache=tmp_path / "file")
 
 
 def test_each_kind_of_damage_has_log_mels_of_its_own(write_wav: Write, tmp_path: Path) -> None:
@@ -150,12 +199,14 @@ def test_synonyms_are_no_ancestors_of_each_other() -> None:
     assert not unknown_labels([clip, clip], ("Thunder", "Thunderstorm")).any()
 
 
-def test_a_clip_that_cannot_be_read_is_named_and_left_out(
+def test_a_clip_that_cannot_be_read_is_named_and_left_out_each_time(
     write_wav: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_wav("data/x/a.wav", tone())
     (tmp_path / "data/x/broken.wav").write_bytes(b"RIFF nothing")
     clips = read_dataset(tmp_path / "data")
-    found = log_mels_of(clips, TINY_CONFIG.frontend, cache=tmp_path / "cache")
-    assert [len(each) for each in found] == [101, 0]
-    assert "broken.wav: not decodable" in caplog.text
+    for _ in ("computed", "cached"):
+        caplog.clear()
+        found = log_mels_of(clips, TINY_CONFIG.frontend, cache=tmp_path / "cache")
+        assert [len(each) for each in found] == [101, 0]
+        assert caplog.text.count("broken.wav: not decodable") == 1

@@ -240,6 +240,13 @@ def test_two_trainings_do_not_share_a_folder(data: Path, tmp_path: Path) -> None
         train(data, out, config=RECIPE, on_clip=lambda done, total: pytest.fail("read a clip"))
 
 
+def test_a_work_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "model"
+    with pytest.raises(OutputError, match=r"model\.training: cannot be written: Not a directory"), own_work_folder(out):
+        pytest.fail("was made")
+
+
 def test_an_empty_fold_is_refused_before_training(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fold '7'. Choose --fold among 1, 2"):
         train(data, tmp_path, config=replace(RECIPE, fold="7"))
@@ -266,6 +273,27 @@ def test_clips_that_are_all_in_the_held_out_fold_are_refused(data: Path, tmp_pat
     manifest.write_text("\n".join([rows[0], *(f"{data.parent}/{row}" for row in rows[1:])]) + "\n")
     with pytest.raises(DataError, match="every readable clip is in fold '1': none is left to learn from"):
         train(manifest, tmp_path / "model", config=RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("fold", "complaint"),
+    [("2", "no readable clip of fold '1' has a label that is learnt"),
+     ("1", "only clips of fold '1' have a label that is learnt")],
+)  # fmt: skip
+def test_a_fold_beside_which_nothing_is_learnt_is_refused_before_any_step(
+    data: Path, tmp_path: Path, fold: str, complaint: str
+) -> None:
+    rows = [row.split(",") for row in data.read_text().splitlines()[1:]]
+    kept = [f"{data.parent}/{path},{each if at == fold else ''},{at}" for path, each, at in rows]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["path,labels,fold", *kept]) + "\n")
+    with pytest.raises(DataError, match=complaint):
+        train(manifest, tmp_path / "model", config=RECIPE, on_progress=lambda progress: pytest.fail("took a step"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_at_once(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the loss of step \d is (nan|inf)\. Train with a lower --learning-rate"):
+        train_only(data, tmp_path, replace(RECIPE, learning_rate=1e30))
 
 
 def test_a_clip_that_cannot_be_read_is_named_once_and_left_out(

@@ -66,12 +66,17 @@ def split(data: Data, fold: str) -> tuple[Data, Data]:
     """What is learnt from, and the held-out fold.
 
     Raises:
-        DataError: one of the two has no clip.
+        DataError: one of the two has no clip, or none with a label of the model.
     """
 
     check_fold(data.clips, fold)
-    held_out = [clip.fold == fold for clip in data.clips]
-    return data.part(np.flatnonzero(np.logical_not(held_out))), data.part(np.flatnonzero(held_out))
+    is_held_out = np.array([clip.fold == fold for clip in data.clips])
+    learning, held_out = data.part(np.flatnonzero(~is_held_out)), data.part(np.flatnonzero(is_held_out))
+    if not held_out.targets.any():
+        raise DataError(f"no readable clip of fold {fold!r} has a label that is learnt. Choose another --fold")
+    if not learning.targets.any():
+        raise DataError(f"only clips of fold {fold!r} have a label that is learnt. Choose another --fold")
+    return learning, held_out
 
 
 def check_fold(clips: Sequence[LabelledClip], fold: str) -> None:

@@ -30,6 +30,7 @@ from audiotag.frontend import LogMel
 from audiotag.inputs import Input, find_inputs
 from audiotag.training.damage import damage
 from audiotag.training.hierarchy import ancestors_of_labels
+from audiotag.writers import output_error
 
 FloatArray = npt.NDArray[np.float32]
 HalfArray = npt.NDArray[np.float16]
@@ -68,25 +69,39 @@ def read_dataset(data: Path) -> tuple[LabelledClip, ...]:
     """The clips of a labelled folder or a manifest.
 
     Raises:
-        DataError: it does not exist, is empty, or lacks a column.
+        DataError: it does not exist, cannot be read, is empty, or lacks a column or a cell.
     """
-    if data.is_dir():
-        clips = tuple(_clips_of_folder(data))
-    elif data.is_file():
-        clips = tuple(_clips_of_manifest(data))
-    else:
-        raise DataError(f"{data}: does not exist. Give a folder with a sub-folder per label, or a CSV manifest")
+    try:
+        clips = tuple(_clips_of(data))
+    except OSError as error:
+        raise DataError(f"{data}: cannot be read: {error.strerror}. Make it readable, or choose another") from error
     if not clips:
         raise DataError(f"{data}: holds no labelled clip. Expected label/clip.wav, or a CSV with path and labels")
     return clips
 
 
+def _clips_of(data: Path) -> Iterator[LabelledClip]:
+    if data.is_dir():
+        return _clips_of_folder(data)
+    if data.is_file():
+        return _clips_of_manifest(data)
+    raise DataError(f"{data}: does not exist. Give a folder with a sub-folder per label, or a CSV manifest")
+
+
 def _clips_of_folder(folder: Path) -> Iterator[LabelledClip]:
     for sub in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        _check_utf_8(sub)
         for found in find_inputs([str(sub)]):
             if isinstance(found, Input) and found.source is not None:
                 name = os.fspath(found.source.relative_to(folder))
                 yield LabelledClip(path=found.source, labels=(sub.name,), fold=_hashed_fold(name), group=name)
+
+
+def _check_utf_8(sub: Path) -> None:
+    try:
+        sub.name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{sub}: a label must be UTF-8 text. Rename the folder") from error
 
 
 def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
@@ -95,16 +110,38 @@ def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
     except UnicodeDecodeError as error:
         raise DataError(f"{manifest}: is not UTF-8 text ({error.reason}). Save the CSV as UTF-8") from error
     with io.StringIO(text, newline="") as lines:
-        rows = csv.DictReader(lines)
-        columns = rows.fieldnames or []
-        column = next((name for name in LABEL_COLUMNS if name in columns), None)
-        if "path" not in columns or column is None:
-            raise DataError(f"{manifest}: needs the columns path and labels, has {', '.join(columns) or 'none'}")
-        for row in rows:
-            labels = tuple(label.strip() for label in (row[column] or "").split(";") if label.strip())
-            group = row.get("group") or row["path"]
-            yield LabelledClip(path=manifest.parent / row["path"], labels=labels, group=group,
-                               fold=row.get("fold") or _hashed_fold(group), credit=_credit(row))  # fmt: skip
+        rows = csv.DictReader(lines, skipinitialspace=True, strict=True)
+        try:
+            column = _label_column(manifest, rows)
+            for row in rows:
+                yield _clip_of_row(manifest, f"{manifest}: line {rows.line_num}", row, column)
+        except csv.Error as error:
+            raise DataError(f"{manifest}: line {rows.line_num + 1} is not CSV: {error}. Close its quotes") from error
+
+
+def _label_column(manifest: Path, rows: csv.DictReader[str]) -> str:
+    """The column that the labels are in; the columns' names are read in any case."""
+    columns = [name.strip().casefold() for name in rows.fieldnames or ()]
+    rows.fieldnames = columns
+    column = next((name for name in LABEL_COLUMNS if name in columns), None)
+    if "path" not in columns or column is None:
+        has = ", ".join(columns) or "none"
+        hint = ". Put commas between the cells" if ";" in has or "\t" in has else ""
+        raise DataError(f"{manifest}: needs the columns path and labels, has {has!r}{hint}")
+    return column
+
+
+def _clip_of_row(manifest: Path, line: str, row: dict[str, str], column: str) -> LabelledClip:
+    if None in row:
+        raise DataError(f"{line} has more cells than the first. Quote labels that hold commas")
+    if not row["path"]:
+        raise DataError(f"{line} has no path. Name its clip, or remove the line")
+    labels = tuple(label.strip() for label in (row[column] or "").split(";") if label.strip())
+    group = row.get("group") or row["path"]
+    fold = (row.get("fold") or "").strip() or _hashed_fold(group)
+    return LabelledClip(
+        path=manifest.parent / row["path"], labels=labels, group=group, fold=fold, credit=_credit(row)
+    )  # fmt: skip
 
 
 def _credit(row: dict[str, str]) -> Credit:
@@ -121,7 +158,7 @@ def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: 
     """The labels with enough clips from enough independent groups, in alphabetical order.
 
     Raises:
-        DataError: no label has enough.
+        DataError: no label has enough, or two differ only by case.
     """
     n_clips: Counter[str] = Counter()
     groups: defaultdict[str, set[str]] = defaultdict(set)
@@ -129,12 +166,21 @@ def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: 
         for label in clip.labels:
             n_clips[label] += 1
             groups[label].add(clip.group)
+    _check_case(sorted(n_clips))
     labels = tuple(sorted(
         label for label in n_clips if n_clips[label] >= min_clips and len(groups[label]) >= min_groups
     ))  # fmt: skip
     if not labels:
         raise DataError(f"no label has {min_clips} clips of {min_groups} groups. Lower --min-clips or --min-groups")
     return labels
+
+
+def _check_case(labels: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for label in labels:
+        other = seen.setdefault(label.casefold(), label)
+        if other != label:
+            raise DataError(f"the labels {other!r} and {label!r} differ only by case. Write them alike")
 
 
 def label_matrix(clips: Sequence[LabelledClip], labels: Sequence[str]) -> FloatArray:
@@ -179,17 +225,36 @@ def log_mels_of(
 
     With a `kind` of damage, of every clip after that damage. A clip that cannot be read is logged and comes back with
     no frames.
+
+    Raises:
+        DataError: none of the clips can be read.
+        OutputError: `cache` cannot be made.
     """
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(cache, error) from error
     stem = cache / f"log_mels-{_fingerprint(clips, frontend)}{f'-{kind}' if kind else ''}"
     index = stem.with_suffix(".npy")
-    if not index.exists():
+    was_there = index.exists()
+    if not was_there:
         _write_cache(clips, frontend, kind, stem, on_clip)
     ends = np.load(index)
+    if was_there and kind is None:
+        _name_unreadable(clips, ends)
     if not len(ends) or not ends[-1]:
         raise DataError("none of the clips could be read. The log names each and why")
     frames = np.memmap(stem.with_suffix(".f16"), dtype=np.float16, mode="r").reshape(-1, frontend.n_mels)
     return np.split(frames, ends[:-1])
+
+
+def _name_unreadable(clips: Sequence[LabelledClip], ends: npt.NDArray[np.intp]) -> None:
+    # The cache does not keep why; a clip that has changed since is not of this cache.
+    for clip in (clip for clip, n_frames in zip(clips, np.diff(ends, prepend=0), strict=True) if not n_frames):
+        try:
+            read_audio(clip.path, duration=MAX_CLIP_SECONDS)
+        except AudioError as error:
+            logger.warning("left out: %s", error)
 
 
 def _fingerprint(clips: Sequence[LabelledClip], frontend: FrontEndConfig) -> str:

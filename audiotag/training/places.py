@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from audiotag.journal import open_locked
+from audiotag.writers import output_error
 
 LAST_CHECKPOINT = "checkpoint_last.pt"
 BEST_CHECKPOINT = "checkpoint_best.pt"
@@ -31,6 +32,9 @@ def own_work_folder(out: Path) -> Iterator[Path]:
         OutputError: another one has it, or it cannot be written to.
     """
     work = work_folder(out)
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(work, error) from error
     with closing(open_locked(work / _LOCK, out)):
         yield work

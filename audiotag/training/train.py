@@ -39,7 +39,8 @@ def train(
     model has learnt.
 
     Raises:
-        DataError: the data cannot be used, the held-out fold is empty, or `start` is a network of another shape.
+        DataError: the data cannot be used, the held-out fold has nothing to measure on, `start` is a network of another
+            shape, or the loss is not finite.
         CheckpointError: `resume`, but the checkpoint is of another recipe.
     """
     clips = read_dataset(data)

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.convert import CHECKPOINT_FORMAT
-from audiotag.errors import CheckpointError
+from audiotag.errors import CheckpointError, DataError
 from audiotag.model_folder import ModelFolder
 from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
 from audiotag.training.batches import BatchSource, Data
@@ -95,6 +95,7 @@ class Trainer:
 
         Raises:
             CheckpointError: `resume`, but the last checkpoint is missing or of another recipe.
+            DataError: the loss is not finite.
         """
         if resume:
             self._load()
@@ -104,6 +105,8 @@ class Trainer:
         for log_mels, targets in self.batches.from_step(self.step):
             losses.append(self._learn(log_mels, targets))
             self.step += 1
+            if not math.isfinite(losses[-1]):
+                raise DataError(f"the loss of step {self.step} is {losses[-1]}. Train with a lower --learning-rate")
             done = self.step == self.config.steps
             if self.step % self.config.validate_every == 0 or done:
                 self._validate(float(np.mean(losses)))
