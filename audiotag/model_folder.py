@@ -142,7 +142,7 @@ def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any])
     network = record_from_dict(NetworkConfig, _object(config, "network"), where="network")
     window = record_from_dict(WindowConfig, _object(preprocessor, "window"), where="window")
     frontend = record_from_dict(FrontEndConfig, _object(preprocessor, "frontend"), where="frontend")
-    _check_sizes(network, window, frontend)
+    check_sizes(network, window, frontend)
     thresholds = config.get("thresholds") or {}
     return ModelConfig(
         network=network,
@@ -207,7 +207,8 @@ def _activation(config: dict[str, Any], dirt: list[str]) -> Any:
     return known[problem]
 
 
-def _check_sizes(network: NetworkConfig, window: WindowConfig, frontend: FrontEndConfig) -> None:
+def check_sizes(network: NetworkConfig, window: WindowConfig, frontend: FrontEndConfig) -> None:
+    """Raises `ValueError` for what no model has, and would cost hours or all memory."""
     # The number of stages first: a width is a power of two of it.
     if len(network.depths) > MAX_STAGES or sum(network.depths) > MAX_BLOCKS or max(network.kernel_sizes) > MAX_KERNEL:
         raise ValueError("the network's depths or kernel_sizes are out of all proportion")

@@ -313,6 +313,9 @@ def test_a_clip_that_cannot_be_read_is_named_once_and_left_out(
 def test_what_cannot_be_trained_is_refused_before_any_clip_is_read(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="learning_rate must be positive, not nan"):
         replace(RECIPE, learning_rate=float("nan"))
+    with pytest.raises(DataError, match=r"n_mels .* out of all proportion\. Choose a smaller --width"):
+        train(data, tmp_path / "out", config=replace(RECIPE, n_mels=2000),
+              on_clip=lambda done, total: pytest.fail("read a clip"))  # fmt: skip
     with pytest.raises(DataError, match="fold '7'"):
         train(data, tmp_path / "out", config=replace(RECIPE, fold="7"),
               on_clip=lambda done, total: pytest.fail("read a clip"))  # fmt: skip

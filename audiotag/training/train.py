@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from audiotag.config import ModelConfig, TrainConfig
-from audiotag.model_folder import ModelFolder
+from audiotag.errors import DataError
+from audiotag.model_folder import ModelFolder, check_sizes
 from audiotag.training.batches import check_fold, load, split
 from audiotag.training.dataset import choose_labels, read_dataset
 from audiotag.training.finish import finish
@@ -39,14 +40,18 @@ def train(
     model has learnt.
 
     Raises:
-        DataError: the data cannot be used, the held-out fold has nothing to measure on, `start` is a network of another
-            shape, or the loss is not finite.
+        DataError: the data cannot be used, the held-out fold has nothing to measure on, no model is as large as
+            `config` says, `start` is a network of another shape, or the loss is not finite.
         CheckpointError: `resume`, but the checkpoint is of another recipe.
     """
     clips = read_dataset(data)
     labels = choose_labels(clips, min_clips=config.min_clips, min_groups=config.min_groups)
     check_fold(clips, config.fold)
     model = model_config(labels, config)
+    try:
+        check_sizes(model.network, model.window, model.frontend)
+    except ValueError as error:
+        raise DataError(f"{out}: {error}. Choose a smaller --width, --n-mels or --n-frames") from error
     if start is not None:
         check_start(model.network, start)
     resume = resume and has_checkpoint(out)
