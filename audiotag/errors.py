@@ -16,16 +16,29 @@ Messages read `<what>: <cause>. <what to do>`; the command line puts `audiotag: 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 # The extras of this package that bring what only some commands import.
 EXTRA_OF_PACKAGE = {"torch": "torch", "safetensors": "torch", "onnx": "torch", "yaml": "torch", "pyarrow": "parquet"}
+
+N_LISTED = 5  # names that a message shows of many
 
 
 def install_line(package: str) -> str:
     """The command that installs a package that audiotag can do without."""
     extra = EXTRA_OF_PACKAGE.get(package)
     return f"pip install {package}" if extra is None else f"pip install 'audiotag-cli[{extra}]'"
+
+
+def listed(names: Sequence[str], *, show: Callable[[str], str] = str) -> str:
+    """Names as a message shows them: the first few, each as `show` gives it, and how many more there are.
+
+    >>> listed(["a", "b", "c", "d", "e", "f", "g"])
+    'a, b, c, d, e and 2 more'
+    """
+    more = len(names) - N_LISTED
+    return ", ".join(map(show, names[:N_LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
 class ExitCode(IntEnum):

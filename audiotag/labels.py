@@ -49,8 +49,8 @@ class LabelSet:
     def _index_of_folded(self) -> dict[str, int]:
         return {name.casefold(): index for index, name in enumerate(self.names)}
 
-    def _position(self, name: str) -> int | None:
-        """Of a whole name: as it is written if a label is, else upper and lower case alike."""
+    def position(self, name: str) -> int | None:
+        """Where a whole name stands: as it is written, else upper and lower case alike; None if it is no label."""
         return self._index_of.get(name, self._index_of_folded.get(name.casefold()))
 
     def find(self, pattern: str) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ class LabelSet:
         Raises:
             UsageError: nothing matches; the message suggests the nearest names.
         """
-        exact = self._position(pattern)
+        exact = self.position(pattern)
         if exact is not None:
             return (exact,)
         matched = tuple(
@@ -83,7 +83,7 @@ class LabelSet:
         """
         values = list(others)
         for name, value in named.items():
-            position = self._position(name)
+            position = self.position(name)
             if position is None:
                 raise UsageError(f"label {name!r}: {self.suggest(name)}")
             values[position] = value

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from audiotag.errors import OutputError, UsageError
+from audiotag.errors import OutputError, UsageError, listed
 from audiotag.inputs import Shard, parse_shard, path_order
 from audiotag.journal import (
     Mode,
@@ -103,8 +103,8 @@ def _parts_of_one_run(paths: Sequence[Path]) -> list[_Part]:
     count = parts[0].shard.count
     missing = [f"{number}/{count}" for number in _missing_numbers(parts)]
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise OutputError(f"{parts[0].path}: of its run {shown} {_are(missing)} missing. Name every shard's output")
+        shown = f"{listed(missing)} {_are(missing)}"
+        raise OutputError(f"{parts[0].path}: of its run {shown} missing. Name every shard's output")
     return parts
 
 

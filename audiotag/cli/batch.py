@@ -173,14 +173,14 @@ class _Session:
                 self._take_counts(was, out)
                 return
         with closing(JournaledFile(out, form=name, header=run_header, with_header=with_header, mode=mode)) as file:
-            is_left_to_do = file.finish_earlier() is None
-            if is_left_to_do:
+            if file.finish_earlier() is None:
                 if self._count is not None:
                     file.check_inputs(item.path for item in self._count())
                 self._tag(found, file)
                 file.finish(self._tally.to_dict())
-        if not is_left_to_do:  # it is a finished one now, which may be added to
-            self._to_file(found, out, name, run_header, with_header=with_header, mode=mode)
+                return
+        # It is a finished one now, which may be added to.
+        self._to_file(found, out, name, run_header, with_header=with_header, mode=mode)
 
     def _take_counts(self, was: dict[str, Any], out: Path) -> None:
         logger.warning("%s: is finished already; nothing was done. Inputs added since need --overwrite", out)

@@ -11,7 +11,7 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.status import StatusLine
-from audiotag.errors import DataError, ExitCode, OutputError, UsageError
+from audiotag.errors import DataError, ExitCode, OutputError, UsageError, listed
 from audiotag.hub import resolve_model
 from audiotag.inputs import refuse_input_as_output
 from audiotag.labels import LabelSet
@@ -27,7 +27,6 @@ FORMATS = {"table": ".txt", "json": ".json", "html": ".html"}  # and the suffixe
 SEPARATOR = ";"  # of labels, which hold commas
 SHOWN_CONFUSIONS = 10
 SHOWN_WORST = 5
-SHOWN_UNKNOWN = 5
 
 
 def evaluate(
@@ -180,8 +179,7 @@ def _labels(measured: Evaluation) -> list[str]:
         counts = f"{each.n_clips:5d}  {each.n_groups:6d}"
         lines.append(f"{each.average_precision:6.3f}  {spread:14}  {counts}  {figures}  {visible(each.label)}")
     if measured.unknown_labels:
-        shown, more = measured.unknown_labels[:SHOWN_UNKNOWN], len(measured.unknown_labels) - SHOWN_UNKNOWN
-        names = ", ".join(map(visible, shown)) + (f" and {more} more" if more > 0 else "")
+        names = listed(measured.unknown_labels, show=visible)
         lines += ["", f"labels that the model does not know did not count: {names}"]
     return lines
 

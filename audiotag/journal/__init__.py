@@ -10,7 +10,7 @@ vouches for do not count, so a death at any moment costs the inputs it interrupt
 Neighbours: `writers` writes the records, `run` asks what is done and vouches, `merge` joins what belongs together.
 """
 
-from audiotag.journal.disk import open_locked, write_beside
+from audiotag.journal.disk import explained, open_locked, write_beside
 from audiotag.journal.fingerprint import differences, settings_of, short_json
 from audiotag.journal.finished import quoted_rows, read_finished
 from audiotag.journal.journaled_file import JournaledFile
@@ -23,6 +23,7 @@ __all__ = [
     "Mode",
     "check_output",
     "differences",
+    "explained",
     "journal_path",
     "open_locked",
     "provenance_path",

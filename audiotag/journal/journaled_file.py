@@ -165,15 +165,14 @@ class JournaledFile:
         Raises:
             OutputError: something is not, although it is still there.
         """
-        self._named.update(key for path in paths if (key := hash(path)) in self._index)
-        self._count_unnamed()
-        self._named.clear()
+        if self._index:  # else folders need not be walked
+            self._count_unnamed({key for path in paths if (key := hash(path)) in self._index})
 
-    def _count_unnamed(self) -> int:
+    def _count_unnamed(self, named: set[int]) -> int:
         """Results of files that are gone; those of files that may still be there are not thrown away."""
-        entries = (self._entry_at(begin) for key, begin in self._index.items() if key not in self._named)
+        entries = (self._entry_at(begin) for key, begin in self._index.items() if key not in named)
         unnamed = [entry.path for entry in entries if entry.status != "failed"]
-        kept = [path for path in unnamed if not is_gone(path)] if self._named else unnamed
+        kept = [path for path in unnamed if not is_gone(path)] if named else unnamed
         if kept:
             raise OutputError(
                 f"{self.path}: holds results of {len(kept):,} inputs that are not named now, such as {kept[0]}. "
@@ -231,7 +230,7 @@ class JournaledFile:
             OutputError: it cannot be written, or what is done was not named again although it is still there.
         """
         self.sync()
-        n_gone = self._count_unnamed()
+        n_gone = self._count_unnamed(self._named)
         if n_gone:
             logger.warning("%s: results of %d inputs that are gone are left out", self.path, n_gone)
         provenance = self._describe(facts)

@@ -28,9 +28,9 @@ from audiotag.config import FrontEndConfig
 from audiotag.errors import AudioError, DataError
 from audiotag.frontend import LogMel
 from audiotag.inputs import Input, find_inputs
+from audiotag.journal import explained
 from audiotag.training.damage import damage
 from audiotag.training.hierarchy import ancestors_of_labels
-from audiotag.writers import output_error
 
 FloatArray = npt.NDArray[np.float32]
 HalfArray = npt.NDArray[np.float16]
@@ -230,10 +230,8 @@ def log_mels_of(
         DataError: none of the clips can be read.
         OutputError: `cache` cannot be made.
     """
-    try:
+    with explained(cache):
         cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(cache, error) from error
     stem = cache / f"log_mels-{_fingerprint(clips, frontend)}{f'-{kind}' if kind else ''}"
     index = stem.with_suffix(".npy")
     was_there = index.exists()

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audiotag.config import ModelConfig
-from audiotag.errors import DataError
+from audiotag.errors import DataError, listed
 from audiotag.labels import LabelSet
 from audiotag.options import TagOptions
 from audiotag.results import SCORE_DIGITS, ClipResult, Failure
@@ -44,7 +44,6 @@ NORMAL_QUANTILE = 1.96  # deviations on each side of a 95 % interval
 FEWEST_GROUPS = 3  # that a label needs for an interval: two can be drawn in three ways only
 N_CONFUSIONS = 30
 N_WORST = 20
-N_UNKNOWN_SHOWN = 5  # labels that a warning names
 N_SAID = 3  # labels that a worst clip's entry shows
 
 
@@ -159,10 +158,10 @@ def _rounded(number: str) -> float:
 
 def with_known_labels(clips: Iterable[LabelledClip], labels: LabelSet) -> tuple[LabelledClip, ...]:
     """The clips with their labels as the model writes them: upper and lower case are alike."""
-    names = {name.casefold(): name for name in labels} | {name: name for name in labels}
 
     def known(label: str) -> str:
-        return names.get(label) or names.get(label.casefold(), label)
+        position = labels.position(label)
+        return label if position is None else labels[position]
 
     return tuple(replace(clip, labels=tuple(dict.fromkeys(map(known, clip.labels)))) for clip in clips)
 
@@ -173,22 +172,18 @@ def tell_unknown_labels(clips: Iterable[LabelledClip], labels: LabelSet) -> None
     Raises:
         DataError: it knows none of them.
     """
+
+    def suggested(label: str) -> str:
+        near = labels.nearest(label)
+        return f"{label!r} (did you mean {near[0]!r}?)" if near else repr(label)
+
     of_data = {label for clip in clips for label in clip.labels}
     unknown = sorted(of_data.difference(labels))
     if len(unknown) == len(of_data):
-        shown = f": {_suggestions(unknown, labels)}" if unknown else ""
+        shown = f": {listed(unknown, show=suggested)}" if unknown else ""
         raise DataError(f"no clip has a label that the model knows{shown}. `audiotag labels` lists them")
     if unknown:
-        logger.warning("labels that the model does not know do not count: %s", _suggestions(unknown, labels))
-
-
-def _suggestions(unknown: Sequence[str], labels: LabelSet) -> str:
-    shown = []
-    for label in unknown[:N_UNKNOWN_SHOWN]:
-        near = labels.nearest(label)
-        shown.append(f"{label!r} (did you mean {near[0]!r}?)" if near else repr(label))
-    more = len(unknown) - N_UNKNOWN_SHOWN
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+        logger.warning("labels that the model does not know do not count: %s", listed(unknown, show=suggested))
 
 
 def score_clips(

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from audiotag.journal import open_locked
-from audiotag.writers import output_error
+from audiotag.journal import explained, open_locked
 
 LAST_CHECKPOINT = "checkpoint_last.pt"
 BEST_CHECKPOINT = "checkpoint_best.pt"
@@ -32,9 +31,7 @@ def own_work_folder(out: Path) -> Iterator[Path]:
         OutputError: another one has it, or it cannot be written to.
     """
     work = work_folder(out)
-    try:
+    with explained(work):
         work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(work, error) from error
     with closing(open_locked(work / _LOCK, out)):
         yield work
