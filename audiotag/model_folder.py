@@ -108,7 +108,7 @@ def open_model_folder(
     config = _read_json(path / CONFIG)
     try:
         _check_architecture(config)  # before the second file, which others do not have
-        model = model_config_from_json(config, _read_json(path / PREPROCESSOR))
+        model = model_config_from_json(config, _read_json(path / PREPROCESSOR), where=name or path)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path}: the configuration is not usable: {error}. Fetch or make the model again") from error
     return ModelFolder(path, name or path.resolve().name, revision, model)
@@ -128,8 +128,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any]) -> ModelConfig:
+def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any], *, where: str | Path) -> ModelConfig:
     """What `ModelConfig.to_config_dict` and `to_preprocessor_dict` gave, or a Hub repository has, checked.
+
+    What can be made good is warned of, as a fault of `where`.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError: something is missing or not allowed.
@@ -138,7 +140,7 @@ def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any])
     dirt: list[str] = []
     labels, activation = _labels(config, dirt), _activation(config, dirt)
     if dirt:
-        logger.warning("config.json %s", "; it ".join(dirt))
+        logger.warning("%s: the configuration %s", where, "; it ".join(dirt))
     network = record_from_dict(NetworkConfig, _object(config, "network"), where="network")
     window = record_from_dict(WindowConfig, _object(preprocessor, "window"), where="window")
     frontend = record_from_dict(FrontEndConfig, _object(preprocessor, "frontend"), where="frontend")

@@ -60,6 +60,7 @@ def test_dirt_seen_on_the_hub_is_survived_with_one_warning(
     with caplog.at_level(logging.WARNING, logger="audiotag"):
         assert open_model_folder(folder).config.labels == expected
     assert len(caplog.records) == n_warnings
+    assert all(str(folder) in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from audiotag import __version__
+from audiotag.cli import options
 from audiotag.cli.batch import batch
 from audiotag.cli.bench import bench
 from audiotag.cli.convert import export, fuse
@@ -59,6 +60,7 @@ def audiotag(
 
     Example: audiotag predict clip.wav
     """
+    options.set_verbosity(quiet=False, verbose=False)  # commands with -q or -v set theirs
 
 
 app.command()(predict)

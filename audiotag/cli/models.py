@@ -48,7 +48,6 @@ def list_models(form: options.TableOrJson = "table") -> None:
 
     Example: audiotag models list -f json
     """
-    options.set_verbosity(quiet=False, verbose=False)
     rows = [*_embedded_row(), *(_cached_row(hub_id, folder) for hub_id, folder in cached_models())]
     columns = ("name", "revision", "refs", "labels", "bytes", "path")
     _show(rows, form, columns)
@@ -85,7 +84,6 @@ def show_model(
 
     Example: audiotag models show default
     """
-    options.set_verbosity(quiet=False, verbose=False)
     shown = _described(resolve_model(model, update=update, offline=offline))
     if form == "json":
         _echo(json.dumps(shown, indent=2, ensure_ascii=False))
@@ -153,7 +151,6 @@ def remove_models(
 
     Example: audiotag models rm org/name --yes
     """
-    options.set_verbosity(quiet=False, verbose=False)
     wanted = [str(_hub_id(text)) if "@" not in text else text for text in ids]
     if not yes:
         _ask(ids)
@@ -183,7 +180,6 @@ def verify_models(
 
     Example: audiotag models verify org/name
     """
-    options.set_verbosity(quiet=False, verbose=False)
     rows = [row for folder in _to_verify(wanted or [], offline=offline) for row in _verified(folder, offline=offline)]
     _show(rows, form, ("status", "name", "file", "checksum"))
     is_damaged = any(row["status"] == "damaged" for row in rows)
@@ -217,7 +213,6 @@ def labels(
 
     Example: audiotag labels --search bird
     """
-    options.set_verbosity(quiet=False, verbose=False)
     config = resolve_model(model, update=update, offline=offline).config
     known = LabelSet(config.labels)
     found = known.search(search or "")

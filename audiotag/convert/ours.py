@@ -26,7 +26,7 @@ def convert_ours(
     """
     try:
         described = saved["model"]
-        config = model_config_from_json(described["config"], described["preprocessor"])
+        config = model_config_from_json(described["config"], described["preprocessor"], where=path)
         tensors = saved["network"]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: does not describe its model: {error}. Train again") from error
