@@ -193,6 +193,7 @@ def test_resume_with_other_inputs_is_refused_before_anything_is_tagged(
     before = (tmp_path / "out.ndjson").read_bytes()
     ran = run_audiotag("batch", str(sounds), "--out", "out.ndjson", "--resume")
     assert (ran.code, (tmp_path / "out.ndjson").read_bytes()) == (1, before)
+    assert not list(tmp_path.glob("*.journal*")), "it is finished as it is"
     assert re.fullmatch(
         r"audiotag: error: out\.ndjson: holds results of 3 inputs that are not named now, such as in/a\.wav\. .*\n",
         ran.stderr,

@@ -25,7 +25,7 @@ from audiotag.cli.progress import Progress, hours, real_time
 from audiotag.errors import ExitCode, UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Found, Input, Shard, find_inputs, in_shard, refuse_input_as_output, sources_of
-from audiotag.journal import JournaledFile, Mode, check_output, read_finished
+from audiotag.journal import JournaledFile, Mode, check_output, journal_path, read_finished
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.results import Failure, Result
 from audiotag.writers import Output, open_output, open_writer, pick_format
@@ -167,7 +167,8 @@ class _Session:
     def _to_file(
         self, found: Iterable[Input], out: Path, name: str, run_header: dict[str, Any], *, with_header: bool, mode: Mode
     ) -> None:
-        if mode == "resume":
+        was_finished = mode == "resume" and out.exists() and not journal_path(out).exists()
+        if was_finished:
             was = read_finished(out, form=name, header=run_header, with_header=with_header)
             if was is not None:
                 self._take_counts(was, out)
@@ -175,7 +176,7 @@ class _Session:
         with closing(JournaledFile(out, form=name, header=run_header, with_header=with_header, mode=mode)) as file:
             if file.finish_earlier() is None:
                 if self._count is not None:
-                    file.check_inputs(item.path for item in self._count())
+                    file.check_inputs((item.path for item in self._count()), was_finished=was_finished)
                 self._tag(found, file)
                 file.finish(self._tally.to_dict())
                 return

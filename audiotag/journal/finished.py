@@ -24,7 +24,7 @@ from audiotag.writers import Output
 
 
 def read_finished(path: Path, *, form: str, header: Mapping[str, Any], with_header: bool) -> dict[str, Any] | None:
-    """The provenance of an output that is finished and cannot be added to, or None.
+    """The provenance of an output without a journal that cannot be added to, or None.
 
     What can be added to gets a journal again, made from its records; an input that was changed after the run began is
     done again, for nobody knows which of its versions was read.
@@ -32,8 +32,6 @@ def read_finished(path: Path, *, form: str, header: Mapping[str, Any], with_head
     Raises:
         OutputError: it was made by something else, or with other parameters.
     """
-    if journal_path(path).exists() or not path.exists():
-        return None
     try:
         was = json.loads(provenance_path(path).read_text(encoding="utf-8"))
         fingerprint = {**fingerprint_of(form, was["audiotag"], was["with_header"]), "started": was["started"]}

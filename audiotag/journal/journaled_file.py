@@ -159,14 +159,20 @@ class JournaledFile:
             return None
         return None if entry.status == "failed" or given.source is None else entry
 
-    def check_inputs(self, paths: Iterable[str]) -> None:
+    def check_inputs(self, paths: Iterable[str], *, was_finished: bool = False) -> None:
         """Looks, before anything is tagged, whether all that is done is among the inputs again.
 
         Raises:
-            OutputError: something is not, although it is still there.
+            OutputError: something is not, although it is still there; an output that `was_finished` is so again.
         """
-        if self._index:  # else folders need not be walked
+        if not self._index:  # folders need not be walked
+            return
+        try:
             self._count_unnamed({key for path in paths if (key := hash(path)) in self._index})
+        except OutputError:
+            if was_finished:
+                self._remove_journal()
+            raise
 
     def _count_unnamed(self, named: set[int]) -> int:
         """Results of files that are gone; those of files that may still be there are not thrown away."""
@@ -248,6 +254,9 @@ class JournaledFile:
 
     def _clean_up(self, provenance: Mapping[str, Any]) -> None:
         write_provenance(self.path, {**provenance, "bytes": self.path.stat().st_size})
+        self._remove_journal()
+
+    def _remove_journal(self) -> None:
         if not REMOVES_OPEN_FILES:
             self.close()
         with explained(self.path):
