@@ -6,6 +6,7 @@ an engine takes what comes out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.machinery import PathFinder
@@ -149,17 +150,18 @@ def _load_pocketfft() -> Any:
 _rfft = _find_rfft()
 
 
-def repeated(clip: npt.NDArray[Any], *, gap: int, fill: float, length: int) -> npt.NDArray[Any]:
-    """A clip with `gap` times `fill` behind it, again and again until `length` is reached; the last may be cut.
+def repeated(log_mel: npt.NDArray[Any], frontend: FrontEndConfig, window: WindowConfig) -> npt.NDArray[Any]:
+    """The log-mel of a short clip, again and again with the window's gap of silence between; the last may be cut.
 
-    Shape: `[n, ...]` -> `[length, ...]`.
+    Whole frames are repeated, not samples: all repetitions look alike, as they do in training. Where the window's rule
+    is not to repeat, silence follows to the end.
+
+    Shape: `[frame, mel]` -> `[n_frames, mel]`.
     """
-    filled = np.empty((length, *clip.shape[1:]), dtype=clip.dtype)
-    for first in range(0, length, max(1, len(clip) + gap)):
-        again = clip[: length - first]
-        end = first + len(again)
-        filled[first:end] = again
-        filled[end : end + gap] = fill
+    gap = window.repeat_gap // frontend.hop_length if window.padding == "repeat" else window.n_frames
+    filled = np.full((window.n_frames, frontend.n_mels), math.log(frontend.log_offset), dtype=log_mel.dtype)
+    for first in range(0, window.n_frames, len(log_mel) + gap):
+        filled[first : first + len(log_mel)] = log_mel[: window.n_frames - first]
     return filled
 
 
@@ -179,14 +181,13 @@ class WindowLogMel:
         return np.stack([self._pad_and_transform(samples) for samples in windows])[:, None]
 
     def _pad_and_transform(self, samples: FloatArray) -> FloatArray:
-        if self.window.padding == "last_frame":
-            log_mel = self.log_mel(samples[None])[0]
-            missing = self.window.n_frames - len(log_mel)
-            return np.pad(log_mel, ((0, missing), (0, 0)), mode="edge") if missing else log_mel
         missing = self.window.n_samples - len(samples)
+        if missing and self.window.padding in ("last_frame", "repeat"):
+            log_mel = self.log_mel(samples[None])[0]
+            if self.window.padding == "repeat":
+                return repeated(log_mel, self.log_mel.config, self.window)
+            return np.pad(log_mel, ((0, self.window.n_frames - len(log_mel)), (0, 0)), mode="edge")
         if missing and self.window.padding == "last_sample":
             samples = np.pad(samples, (0, missing), mode="edge")
-        elif missing and self.window.padding == "repeat":
-            samples = repeated(samples, gap=self.window.repeat_gap, fill=0.0, length=self.window.n_samples)
         padded: FloatArray = self.log_mel(samples[None], n_samples=self.window.n_samples)[0]
         return padded

@@ -174,15 +174,18 @@ def test_short_clip_is_filled_up_before_the_transform(padding: str, fill: float 
     np.testing.assert_array_equal(padded(short, padding), LogMel(SMALL)(filled[None])[0])
 
 
-def test_short_clip_comes_again_after_a_gap() -> None:
-    short, gap = chirp()[:500], np.zeros(200, np.float32)
-    filled = np.concatenate([short, gap, short, gap, short[:200]])
-    np.testing.assert_array_equal(padded(short, "repeat", repeat_gap=200), LogMel(SMALL)(filled[None])[0])
+def test_short_clip_comes_again_in_whole_frames_after_a_gap() -> None:
+    short = chirp()[:500]
+    alone, gap = LogMel(SMALL)(short[None])[0], np.full((1, 40), np.log(SMALL.log_offset), np.float32)
+    found = padded(short, "repeat", repeat_gap=200)  # 1.25 hops
+    np.testing.assert_array_equal(found, np.concatenate([alone, gap, alone, gap, alone[:1]]))
 
 
 def test_a_gap_that_is_longer_than_the_window_is_silence() -> None:
     short = chirp()[:500]
-    np.testing.assert_array_equal(padded(short, "repeat", repeat_gap=10**12), padded(short, "silence"))
+    found, alone = padded(short, "repeat", repeat_gap=10**12), LogMel(SMALL)(short[None])[0]
+    np.testing.assert_array_equal(found[:4], alone)
+    np.testing.assert_array_equal(found[4:], padded(short, "silence")[-1:].repeat(7, axis=0))
 
 
 @pytest.mark.parametrize("padding", get_args(Padding))

@@ -90,6 +90,12 @@ def test_doctor_selftest_ends_well(run_audiotag: RunAudiotag, tiny_model_folder:
     assert [line[:2] for line in ran.stdout.splitlines()] == ["ok"] * 4
 
 
+def test_the_embedded_model_gives_the_answers_recorded_beside_it(run_audiotag: RunAudiotag) -> None:
+    ran = run_audiotag("doctor", "--selftest")
+    assert ran.code == 0
+    assert all(line.startswith("ok") and "recorded answers" in line for line in ran.stdout.splitlines())
+
+
 def test_doctor_tries_a_file(run_audiotag: RunAudiotag, write_wav: Callable[..., Path], tmp_path: Path) -> None:
     ran = run_audiotag("doctor", write_wav("a.wav", tone()))
     assert ran.code == 0

@@ -259,12 +259,7 @@ def test_training_fills_up_a_short_clip_as_tagging_does(n_samples: int) -> None:
     tagged = WindowLogMel(model.frontend, model.window)([samples])[0, 0]
     log_mel = LogMel(model.frontend)(samples[None])[0].astype(np.float16)
     (cut_out,) = cut(log_mel, model)
-    assert cut_out.shape == tagged.shape
-    np.testing.assert_allclose(cut_out[: len(log_mel)], tagged[: len(log_mel)], rtol=0, atol=0.01)
-    silence = np.log(model.frontend.log_offset) + 0.01
-    loud, loud_too = (each.max(axis=1) > silence for each in (tagged, cut_out))
-    n_repeats = -(-model.window.n_samples // (n_samples + model.window.repeat_gap))
-    assert np.count_nonzero(loud != loud_too) <= 3 * n_repeats  # a frame or so at each edge
+    np.testing.assert_allclose(cut_out, tagged, rtol=0, atol=0.01)
 
 
 def test_clips_that_are_all_in_the_held_out_fold_are_refused(data: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -42,11 +41,9 @@ def window_logits(
 
 
 def cut(log_mel: HalfArray, model: ModelConfig) -> list[FloatArray]:
-    """The windows `[n_frames, mel]` of a clip, a short one filled up by the model's rule, to the nearest frame."""
+    """The windows `[n_frames, mel]` of a clip, a short one filled up by the model's rule."""
     frames = model.window.n_frames
     if len(log_mel) < frames:
-        # A clip's last frame reaches over its end, by half a hop on average: into the gap.
-        gap = model.window.repeat_gap // model.frontend.hop_length if model.window.padding == "repeat" else frames
-        log_mel = repeated(log_mel, gap=gap, fill=math.log(model.frontend.log_offset), length=frames)
+        log_mel = repeated(log_mel, model.frontend, model.window)
     starts = window_starts(len(log_mel), window=WindowConfig(n_samples=frames, n_frames=1), hop=frames)
     return [log_mel[start : start + frames].astype(np.float32) for start in starts]
