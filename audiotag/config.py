@@ -74,7 +74,7 @@ class WindowConfig:
     n_samples: int  # samples of a full window
     n_frames: int  # frames of its log-mel
     padding: Padding = "silence"  # how a shorter clip is filled up
-    repeat_gap: int = 0  # samples of silence before a clip comes again, where the padding is 'repeat'
+    repeat_gap: int = 0  # samples of silence (as whole frames) before a clip comes again, where the padding is "repeat"
     view_length: int = 0  # samples that views are spread for (the authors' C = n_samples + 1); 0: n_samples
 
     def __post_init__(self) -> None:
