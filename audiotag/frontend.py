@@ -182,10 +182,10 @@ class WindowLogMel:
 
     def _pad_and_transform(self, samples: FloatArray) -> FloatArray:
         missing = self.window.n_samples - len(samples)
-        if missing and self.window.padding in ("last_frame", "repeat"):
+        if missing and self.window.padding == "repeat":
+            return repeated(self.log_mel(samples[None])[0], self.log_mel.config, self.window)
+        if missing and self.window.padding == "last_frame":
             log_mel = self.log_mel(samples[None])[0]
-            if self.window.padding == "repeat":
-                return repeated(log_mel, self.log_mel.config, self.window)
             return np.pad(log_mel, ((0, self.window.n_frames - len(log_mel)), (0, 0)), mode="edge")
         if missing and self.window.padding == "last_sample":
             samples = np.pad(samples, (0, missing), mode="edge")
