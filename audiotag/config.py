@@ -219,6 +219,10 @@ class ModelConfig:
             start += head.size
         return tuple(slices)
 
+    def head_of(self, label: int) -> str | None:
+        """Name of the head that the label at this position belongs to."""
+        return next(name for name, outputs in self.head_slices if label < outputs.stop)
+
     def to_config_dict(self) -> dict[str, Any]:
         """The content of `config.json`, as `transformers` lays it out, with our fields beside it."""
         shown: dict[str, Any] = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from audiotag.config import Aggregate
+from audiotag.config import Aggregate, ModelConfig
 from audiotag.errors import UsageError
 
 EngineName = Literal["auto", "onnx", "torch"]
@@ -24,7 +24,24 @@ AGGREGATES: tuple[Aggregate, ...] = ("mean", "max")
 ENGINES: tuple[EngineName, ...] = ("auto", "onnx", "torch")
 PRECISIONS: tuple[PrecisionName, ...] = ("auto", "fp32", "int8", "fp16", "bf16")
 MAX_SECONDS = 1e9  # thirty years; sample numbers stay exact
+WINDOWS_OF_MOMENT = 4  # windows that hear each moment where events are looked for; see `events`
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventOptions:
+    """Which stretches of time become events.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    min_duration: float = 0.0  # seconds; shorter ones are left out
+    max_gap: float = 0.0  # seconds; events of a label that are no farther apart become one
+
+    def __post_init__(self) -> None:
+        for name, value in (("min-duration", self.min_duration), ("max-gap", self.max_gap)):
+            _check(0 <= value <= MAX_SECONDS, name, f"0 to {MAX_SECONDS:g} seconds", value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +52,7 @@ class TagOptions:
         UsageError: a value is out of its range.
     """
 
-    hop: float | None = None  # seconds between windows; None: the length of the model's window
+    hop: float | None = None  # seconds between windows; None: the model's window, for events a quarter of it
     max_windows: int | None = None  # that many views spread evenly, instead of a window every hop
     channels: str = "mix"  # mix (the mean), left, right, each, or a number from 0
     start: float = 0.0  # seconds
@@ -47,6 +64,7 @@ class TagOptions:
     include_labels: tuple[str, ...] = ()  # names or globs; empty: all
     exclude_labels: tuple[str, ...] = ()  # names or globs
     windows: bool = False  # tags of each window too
+    events: EventOptions | None = None  # events, and the tags are theirs; `aggregate` and `top_k` are without effect
 
     def __post_init__(self) -> None:
         _check_seconds("hop", self.hop)
@@ -61,6 +79,14 @@ class TagOptions:
         for label, value in (self.thresholds or {}).items():
             _check(0 <= value <= 1, f"the threshold of {label!r}", "0 to 1", value)
         _check(self.hop is None or self.max_windows is None, "max-windows", "without hop", self.max_windows)
+        _check(self.events is None or self.max_windows is None, "max-windows", "without events", self.max_windows)
+
+    def hop_length(self, config: ModelConfig) -> int:
+        """Samples between the starts of windows, at the model's rate."""
+        if self.hop is not None:
+            return max(1, round(self.hop * config.frontend.sample_rate))
+        n_at_once = 1 if self.events is None else WINDOWS_OF_MOMENT
+        return max(1, config.window.n_samples // n_at_once)
 
 
 @dataclass(frozen=True, kw_only=True)

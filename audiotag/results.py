@@ -64,12 +64,26 @@ class WindowResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A label that is heard from `start` to `end` (seconds); `score` is the highest in between."""
+    """A label that is heard from `start` to `end` (seconds of the input); `score` is the highest in between.
+
+    `head` is that of `Tag`.
+    """
 
     label: str
     start: float
     end: float
     score: float
+    head: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """`{"label", "start", "end", "score"}` with rounded numbers, plus `head` where a model has several."""
+        shown: dict[str, Any] = {
+            "label": self.label,
+            "start": round(self.start, SECONDS_DIGITS),
+            "end": round(self.end, SECONDS_DIGITS),
+            "score": round(self.score, SCORE_DIGITS),
+        }
+        return shown if self.head is None else {**shown, "head": self.head}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +91,8 @@ class ClipResult:
     """What is heard in one input (or, with `channel`, in one of its channels).
 
     `tags` are sorted by falling score; none reached its threshold where the tuple is empty.
-    `windows` is None unless it was asked for. `start` is where tagging began (seconds into the input) and
+    `windows` and `events` are None unless they were asked for; with events, `tags` are the labels that have one, with
+    the score of the likeliest. `start` is where tagging began (seconds into the input) and
     `duration` how many seconds were tagged. `warning` says what was wrong with an input that was only partly read.
     """
 
@@ -86,6 +101,7 @@ class ClipResult:
     tags: tuple[Tag, ...]
     start: float = 0.0
     windows: tuple[WindowResult, ...] | None = None
+    events: tuple[Event, ...] | None = None
     channel: int | None = None
     warning: str | None = None
 
@@ -108,6 +124,8 @@ class ClipResult:
         shown["tags"] = [tag.to_dict() for tag in self.tags]
         if self.windows is not None:
             shown["windows"] = [window.to_dict() for window in self.windows]
+        if self.events is not None:
+            shown["events"] = [event.to_dict() for event in self.events]
         if self.warning is not None:
             shown["warning"] = self.warning
         return shown
@@ -141,13 +159,14 @@ def result_from_dict(shown: dict[str, Any]) -> Result:
     """
     if shown["status"] == "failed":
         return Failure(path=shown["path"], error=shown["error"])
-    windows = shown.get("windows")
+    windows, events = shown.get("windows"), shown.get("events")
     return ClipResult(
         path=shown["path"],
         duration=shown["duration"],
         tags=_tags_from(shown["tags"]),
         start=shown.get("start", 0.0),
         windows=None if windows is None else tuple(_window_from(window) for window in windows),
+        events=None if events is None else tuple(Event(**event) for event in events),
         channel=shown.get("channel"),
         warning=shown.get("warning"),
     )

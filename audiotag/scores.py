@@ -75,18 +75,23 @@ class TagSelection:
     labels: tuple[int, ...] | None = None  # positions of the labels to choose from; None: all
 
 
+def least_scores(config: ModelConfig, selection: TagSelection) -> ScoreArray:
+    """The score from which on each label counts; infinite for one that was not chosen. Shape: `[class]`."""
+    thresholds = np.array(config.thresholds if selection.thresholds is None else selection.thresholds)
+    if selection.labels is not None:
+        thresholds[~np.isin(np.arange(len(thresholds)), selection.labels)] = np.inf
+    return thresholds
+
+
 def top_tags(scores: ScoreArray, config: ModelConfig, selection: TagSelection) -> tuple[Tag, ...]:
     """The best labels of a row of scores, highest first (equal scores in label order), head by head.
 
     Shape: `[class]` -> at most `top_k` tags a head.
     """
-    thresholds = config.thresholds if selection.thresholds is None else selection.thresholds
-    eligible = scores >= np.asarray(thresholds)
-    if selection.labels is not None:
-        eligible &= np.isin(np.arange(len(scores)), selection.labels)
+    reached = scores >= least_scores(config, selection)
     tags: list[Tag] = []
     for head, outputs in config.head_slices:
-        positions = outputs.start + np.flatnonzero(eligible[outputs])
+        positions = outputs.start + np.flatnonzero(reached[outputs])
         order = positions[np.argsort(-scores[positions], kind="stable")]
         best = order[: selection.top_k] if selection.top_k else order
         tags.extend(Tag(config.labels[index], float(scores[index]), head) for index in best)

@@ -15,17 +15,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields
-from inspect import signature
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Ran, chirp, noise, siren, stereo, tone
 
-from audiotag.cli.batch import batch, resume_command
+from audiotag.cli.batch import resume_command
 from audiotag.journal import JournaledFile
-from audiotag.options import EngineOptions, TagOptions
 
 RunAudiotag = Callable[..., Ran]
 WriteWav = Callable[..., Path]
@@ -56,14 +52,6 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def last_line(ran: Ran) -> str:
     return ran.stderr.splitlines()[-1]
-
-
-@pytest.mark.parametrize("record", [TagOptions, EngineOptions])
-def test_the_command_line_has_the_library_s_defaults(record: Any) -> None:
-    defaults = {name: parameter.default for name, parameter in signature(batch).parameters.items()}
-    for field in fields(record):
-        found = defaults[field.name]
-        assert (tuple(found) if isinstance(found, list) else found) == getattr(record(), field.name), field.name
 
 
 # --- accounting and exit codes ---

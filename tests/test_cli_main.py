@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import audiotag
+from audiotag.cli.batch import batch
+from audiotag.cli.events import events
+from audiotag.cli.predict import predict
+from audiotag.options import EngineOptions, EventOptions, TagOptions
 
 # What costs time to import; nothing that only talks needs any of it.
 HEAVY = ("torch", "onnxruntime", "numpy", "scipy", "soundfile", "soxr", "av", "huggingface_hub", "rich")
 
-HELPS = [["--help"], ["predict", "--help"], ["batch", "--help"], ["evaluate", "--help"], ["doctor", "-h"]]
+COMMANDS = ("predict", "batch", "events", "evaluate")
+HELPS = [["--help"], *([name, "--help"] for name in COMMANDS), ["doctor", "-h"]]
 
 _IMPORTS_PROBE = """
 import json, sys
@@ -48,6 +56,23 @@ def run_probe(*arguments: str, environment: dict[str, str] | None = None) -> tup
     before, _, after = done.stderr.partition("HEAVY ")
     heavy, _, traceback = after.partition("\n")
     return done.returncode, done.stdout, before + traceback, json.loads(heavy)
+
+
+NOT_OF_TAGS = {"events"}
+NOT_OF_EVENTS = {"events", "windows", "aggregate", "top_k", "max_windows"}
+
+
+@pytest.mark.parametrize(("command", "record", "missing"), [
+    (predict, TagOptions, NOT_OF_TAGS), (predict, EngineOptions, set()),
+    (batch, TagOptions, NOT_OF_TAGS), (batch, EngineOptions, set()),
+    (events, TagOptions, NOT_OF_EVENTS), (events, EngineOptions, set()), (events, EventOptions, set()),
+])  # fmt: skip
+def test_the_command_line_has_the_library_s_defaults(command: Any, record: Any, missing: set[str]) -> None:
+    shown = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
+    library = {field.name: field.default for field in fields(record) if field.name not in missing}
+    found = {name: tuple(shown[name]) if isinstance(shown[name], list) else shown[name] for name in library}
+    assert found == library
+    assert missing.isdisjoint(shown)
 
 
 @pytest.mark.parametrize("arguments", HELPS)

@@ -87,13 +87,16 @@ def _status(folder: Path, name: str) -> str:
 
 
 def test_the_json_in_the_readme_has_the_keys_that_results_have(folder: Path) -> None:
-    (block,) = _blocks("json")
-    shown = [json.loads(line) for line in block.splitlines()]
-    assert [set(record) for record in shown] == [
+    of_tags, of_events = ([json.loads(line) for line in block.splitlines()] for block in _blocks("json"))
+    assert [set(record) for record in of_tags] == [
         {"path", "status", "duration", "tags"}, {"path", "status", "duration", "tags"}, {"path", "status", "error"},
     ]  # fmt: skip
-    given = json.loads(_run("audiotag predict street.wav", folder).stdout)
-    assert set(given) == {"path", "status", "duration", "tags"}
+    for command, shown in (("predict", of_tags[0]), ("events -t 0", of_events[0])):
+        given = json.loads(_run(f"audiotag {command} street.wav", folder).stdout)
+        assert set(given) == set(shown)
+        assert {key for each in given.get("events", ()) for key in each} == {
+            key for each in shown.get("events", ()) for key in each
+        }
 
 
 def test_the_readmes_exit_codes_are_the_programs() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from audiotag.errors import OutputError, UsageError
-from audiotag.results import ClipResult, Failure, Result, Tag, WindowResult, result_from_dict
+from audiotag.results import ClipResult, Event, Failure, Result, Tag, WindowResult, result_from_dict
 from audiotag.writers import FORMATS, Output, open_output, open_writer, pick_format, run_header, visible
 
 HEADER = run_header(model="tiny", revision=None, sha256="ab12", parameters={"top_k": 2})
@@ -29,7 +29,13 @@ WINDOWS = ClipResult(
         WindowResult(start=5.119, end=9.0, tags=()),
     ),
 )  # fmt: skip
-RESULTS = (DOG, SILENCE, BROKEN, RIGHT, WINDOWS)
+EVENTS = ClipResult(
+    path="e.wav", duration=60.0, start=10.0, tags=(Tag("Siren", 0.75), Tag("Dog", 0.5)),
+    events=(
+        Event(label="Dog", start=10.0, end=12.5, score=0.5), Event(label="Siren", start=61.25, end=70.0, score=0.75),
+    ),
+)  # fmt: skip
+RESULTS = (DOG, SILENCE, BROKEN, RIGHT, WINDOWS, EVENTS)
 
 ODD_PATHS = (
     "with space.wav", "new\nline.wav", "carriage\rreturn.wav", 'quo"te.wav', "com,ma.wav", "ta\tb.wav",
@@ -58,6 +64,8 @@ def test_csv() -> None:
         "s.wav,ok,2.000,3.000,1,1,Siren,1.000000,\n"
         "w.wav,ok,0.000,5.119,,1,Dog,0.750000,\n"
         "w.wav,ok,0.000,5.119,,2,Siren,0.500000,\n"
+        "e.wav,ok,10.000,12.500,,,Dog,0.500000,\n"
+        "e.wav,ok,61.250,70.000,,,Siren,0.750000,\n"
     )
 
 
@@ -95,6 +103,9 @@ NDJSON = (
     '{"path": "w.wav", "status": "ok", "duration": 9.0, "tags": [{"label": "Dog", "score": 0.5}], "windows": '
     '[{"start": 0.0, "end": 5.119, "tags": [{"label": "Dog", "score": 0.75}, {"label": "Siren", "score": 0.5}]}, '
     '{"start": 5.119, "end": 9.0, "tags": []}]}\n'
+    '{"path": "e.wav", "status": "ok", "duration": 60.0, "start": 10.0, "tags": [{"label": "Siren", "score": 0.75}, '
+    '{"label": "Dog", "score": 0.5}], "events": [{"label": "Dog", "start": 10.0, "end": 12.5, "score": 0.5}, '
+    '{"label": "Siren", "start": 61.25, "end": 70.0, "score": 0.75}]}\n'
 )
 HEADER_TEXT = (
     '{"audiotag": {"version": "VERSION", "schema": 1, "model": "tiny", "revision": null, "sha256": "ab12", '
@@ -121,6 +132,7 @@ def test_json_of_no_result_is_an_empty_list() -> None:
 
 def test_audacity() -> None:
     assert written("audacity", WINDOWS).decode() == "0.000\t5.119\tDog 0.750\n0.000\t5.119\tSiren 0.500\n"
+    assert written("audacity", EVENTS).decode() == "10.000\t12.500\tDog 0.500\n61.250\t70.000\tSiren 0.750\n"
 
 
 def test_audacity_takes_one_recording_only() -> None:
@@ -129,11 +141,13 @@ def test_audacity_takes_one_recording_only() -> None:
 
 
 def test_raven() -> None:
-    assert written("raven", BROKEN, RIGHT, WINDOWS).decode() == (
+    assert written("raven", BROKEN, RIGHT, WINDOWS, EVENTS).decode() == (
         "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tBegin Path\tFile Offset (s)\tLabel\tScore\n"
         "1\tSpectrogram 1\t2\t2.000\t3.000\ts.wav\t2.000\tSiren\t1.000000\n"
         "2\tSpectrogram 1\t1\t0.000\t5.119\tw.wav\t0.000\tDog\t0.750000\n"
         "3\tSpectrogram 1\t1\t0.000\t5.119\tw.wav\t0.000\tSiren\t0.500000\n"
+        "4\tSpectrogram 1\t1\t10.000\t12.500\te.wav\t10.000\tDog\t0.500000\n"
+        "5\tSpectrogram 1\t1\t61.250\t70.000\te.wav\t61.250\tSiren\t0.750000\n"
     )
 
 
@@ -151,6 +165,9 @@ def test_table_off_a_terminal_has_no_colour_and_cuts_nothing(columns: str, monke
         "w.wav  9.000 s",
         "  0.000  5.119  0.750000  ###############  Dog",
         "  0.000  5.119  0.500000  ##########       Siren",
+        "e.wav  60.000 s",
+        "  10.000  12.500  0.500000  ##########       Dog",
+        "  61.250  70.000  0.750000  ###############  Siren",
     ]
     path, label = "p" * 3000 + ".wav", "long word " * 300
     head, line = written("table", ClipResult(path=path, duration=1.0, tags=(Tag(label, 0.5),))).decode().splitlines()
@@ -199,7 +216,7 @@ def test_parquet_has_the_columns_of_csv_with_types_and_the_header() -> None:
     assert ",".join(table.column_names) == written("csv").decode().strip()
     assert json.loads(table.schema.metadata[b"audiotag"]) == HEADER
     rows = table.to_pylist()
-    assert len(rows) == 8
+    assert len(rows) == 10
     assert rows[1] == {
         "path": "a/dog.wav", "status": "ok", "start": 0.0, "end": 5.0, "channel": None, "rank": 2,
         "label": "Musical instrument, plucked", "score": 0.123457, "error": None,

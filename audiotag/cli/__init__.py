@@ -20,6 +20,7 @@ from audiotag.cli.bench import bench
 from audiotag.cli.convert import export, fuse
 from audiotag.cli.doctor import doctor
 from audiotag.cli.evaluate import evaluate
+from audiotag.cli.events import events
 from audiotag.cli.merge import merge
 from audiotag.cli.models import labels, models
 from audiotag.cli.predict import predict
@@ -65,6 +66,7 @@ def audiotag(
 
 app.command()(predict)
 app.command()(batch)
+app.command()(events)
 app.command()(merge)
 app.command()(reformat)
 app.command()(train)

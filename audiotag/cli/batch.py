@@ -10,10 +10,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -46,13 +46,11 @@ def batch(
     out: options.Out = None,
     form: options.Format = None,
     header: options.Header = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was writing --out.")] = False,
+    resume: options.Resume = False,
     overwrite: options.Overwrite = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first input that fails.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Only show what would be tagged, skipped and why.")
-    ] = False,
-    progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show on stderr how far it is.")] = True,
+    strict: options.Strict = False,
+    dry_run: options.DryRun = False,
+    progress: options.ShowProgress = True,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
     include: options.Include = options.NO_NAMES,
@@ -86,44 +84,91 @@ def batch(
 
     Example: audiotag batch recordings --out tags.csv
     """
-    options.set_verbosity(quiet=quiet, verbose=verbose)
-    tag_options, engine_options = record_of(TagOptions, context), record_of(EngineOptions, context)
-    name = pick_format(form, out, header=header)
-    inputs = inputs or []
-    mode = _mode(inputs, out, files_from, resume=resume, overwrite=overwrite)
-    if out is not None and not dry_run:
-        check_output(out, mode)
-    folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
+    return run_batch(
+        record_of(RunOptions, context), record_of(TagOptions, context), record_of(EngineOptions, context)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a run gets its inputs, what becomes of its results, and how it behaves; each field is an option."""
+
+    inputs: tuple[str, ...] | None
+    files_from: str | None
+    null: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    shard: Shard | None
+    out: Path | None
+    form: str | None
+    header: bool
+    resume: bool
+    overwrite: bool
+    strict: bool
+    dry_run: bool
+    progress: bool
+    model: str | None
+    offline: bool
+    update: bool
+    quiet: bool
+    verbose: bool
+
+    @property
+    def mode(self) -> Mode:
+        """What becomes of an output that exists.
+
+        Raises:
+            UsageError: the options contradict each other.
+        """
+        if not self.inputs and self.files_from is None:
+            raise UsageError("no INPUT was given. Name files or folders, or a list with --files-from")
+        if self.resume and self.overwrite:
+            raise UsageError("resume and overwrite: contradict each other. Leave out one of the two")
+        if self.out is None and (self.resume or self.overwrite):
+            name = "resume" if self.resume else "overwrite"
+            raise UsageError(f"{name}: there is no file without --out. Add --out FILE")
+        return "resume" if self.resume else "overwrite" if self.overwrite else "new"
+
+    def find(self) -> Iterator[Found]:
+        """The inputs, and what is skipped."""
+        return self._find(self.files_from)
+
+    def sources(self) -> Iterator[Path]:
+        """The files that are read, as far as they can be told beforehand: a list on stdin can be read only once."""
+        files_from = None if self.files_from == "-" else self.files_from
+        return chain([] if files_from is None else [Path(files_from)], sources_of(self._find(files_from)))
+
+    def _find(self, files_from: str | None) -> Iterator[Found]:
+        return find_inputs(
+            self.inputs or (), include=self.include, exclude=self.exclude, files_from=files_from, null=self.null
+        )
+
+
+def run_batch(run: RunOptions, tag_options: TagOptions, engine_options: EngineOptions) -> int:
+    """Tags what `run` names; gives the exit code."""
+    options.set_verbosity(quiet=run.quiet, verbose=run.verbose)
+    name, mode = pick_format(run.form, run.out, header=run.header), run.mode
+    if run.out is not None and not run.dry_run:
+        check_output(run.out, mode)
+    folder = resolve_model(run.model, update=run.update, offline=run.offline, engine=engine_options)
     check_labels(tag_options, folder)
-    find = partial(find_inputs, inputs, include=include, exclude=exclude, files_from=files_from, null=null)
-    if dry_run:
-        return show_plan(find(), folder, tag_options, engine_options, shard=shard)
-    again = partial(find, files_from=None) if files_from == "-" else find  # stdin cannot be read twice
+    if run.dry_run:
+        return show_plan(run.find(), folder, tag_options, engine_options, shard=run.shard)
     if mode == "overwrite":
-        refuse_input_as_output(out, chain([] if files_from in (None, "-") else [files_from], sources_of(again())))
-    found = in_shard(at_least_one(find()), shard)
+        refuse_input_as_output(run.out, run.sources())
+    found = in_shard(at_least_one(run.find()), run.shard)
     from audiotag.run import Tally
     from audiotag.tagger import Tagger
 
     tagger, tally = Tagger(folder, options=engine_options), Tally()
-    count = None if files_from else lambda: in_shard(find(), shard)
-    progress_shown = Progress(tally, count, shown=progress and not quiet)
-    session = _Session(tagger, tag_options, tally, progress_shown, count=count, shard=shard, strict=strict)
-    with _interruptible(tally, out), progress_shown:
-        session.run(found, out, name, with_header=header, mode=mode)
-    if not quiet:
-        _say_summary(tally, progress_shown)
+    count = None if run.files_from else lambda: in_shard(run.find(), run.shard)
+    progress = Progress(tally, count, shown=run.progress and not run.quiet)
+    session = _Session(tagger, tag_options, tally, progress, count=count, shard=run.shard, strict=run.strict)
+    with _interruptible(tally, run.out), progress:
+        session.run(found, run.out, name, with_header=run.header, mode=mode)
+    if not run.quiet:
+        _say_summary(tally, progress)
     return tally.exit_code
-
-
-def _mode(inputs: list[str], out: Path | None, files_from: str | None, *, resume: bool, overwrite: bool) -> Mode:
-    if not inputs and files_from is None:
-        raise UsageError("no INPUT was given. Name files or folders, or a list with --files-from")
-    if resume and overwrite:
-        raise UsageError("resume and overwrite: contradict each other. Leave out one of the two")
-    if out is None and (resume or overwrite):
-        raise UsageError(f"{'resume' if resume else 'overwrite'}: there is no file without --out. Add --out FILE")
-    return "resume" if resume else "overwrite" if overwrite else "new"
 
 
 class _Session:

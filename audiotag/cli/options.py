@@ -17,13 +17,14 @@ import typer
 
 from audiotag.errors import UsageError
 from audiotag.inputs import Shard, parse_shard
-from audiotag.options import AGGREGATES, CHANNELS, ENGINES, PRECISIONS, EngineOptions, TagOptions
+from audiotag.options import AGGREGATES, CHANNELS, ENGINES, PRECISIONS, EngineOptions, EventOptions, TagOptions
 from audiotag.thresholds import read_thresholds
 from audiotag.writers import FORMATS
 
 DEVICES = ("auto", "cpu", "cuda", "mps")  # what completion offers; cuda:N is taken too
 
 TAG = TagOptions()  # the library's defaults, which are the command line's
+EVENT = EventOptions()
 ENGINE = EngineOptions()
 NO_NAMES: list[str] = []  # Typer wants a list where the records hold a tuple
 
@@ -163,6 +164,13 @@ Hop = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+EventHop = Annotated[
+    float | None,
+    typer.Option(
+        "--hop", parser=parse_seconds, metavar="SECONDS", show_default=False,
+        help="Distance of windows. [default: a quarter of the model's window]",
+    ),
+]  # fmt: skip
 MaxWindows = Annotated[
     int | None,
     typer.Option(
@@ -213,6 +221,19 @@ ExcludeLabels = Annotated[
 ]
 Windows = Annotated[bool, typer.Option("--windows", help="Give the tags of each window too.")]
 
+# --- which stretches of time become events: the fields of EventOptions ---
+
+MinDuration = Annotated[
+    float, typer.Option("--min-duration", parser=parse_seconds, metavar="SECONDS", help="Leave out shorter events.")
+]
+MaxGap = Annotated[
+    float,
+    typer.Option(
+        "--max-gap", parser=parse_seconds, metavar="SECONDS",
+        help="Join events of a label that are no farther apart.",
+    ),
+]  # fmt: skip
+
 # --- the model and what runs it: the fields of EngineOptions ---
 
 Model = Annotated[
@@ -257,6 +278,12 @@ Threads = Annotated[
     typer.Option("--threads", metavar="N", min=1, show_default=False, help="Threads of the engine. [default: a core]"),
 ]
 
+# --- how a run over many inputs behaves ---
+
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first input that fails.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be tagged, skipped and why.")]
+ShowProgress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show on stderr how far it is.")]
+
 # --- what comes out ---
 
 Format = Annotated[
@@ -278,6 +305,7 @@ Out = Annotated[
     typer.Option("--out", "-o", metavar="FILE", callback=_unless_stdout,
                  help="Write here instead of to stdout, which is also -."),
 ]  # fmt: skip
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that was writing --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")]
 Header = Annotated[bool, typer.Option("--header", help="Open NDJSON with a line about the run; JSON has it anyway.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]

@@ -79,5 +79,5 @@ def _seconds_per_second(tagger: Tagger, tag_options: TagOptions) -> float:
     tagger.engine(log_mels)
     begun = time.perf_counter()
     tagger.engine(log_mels)
-    hop = tag_options.hop or window.n_samples / frontend.sample_rate
+    hop = tag_options.hop_length(tagger.config) / frontend.sample_rate
     return (time.perf_counter() - begun) / N_TIMED / hop / tagger.engine.concurrency

@@ -32,7 +32,7 @@ def reformat(
 
     path = None if results == "-" else Path(results)
     if path is not None and journal_path(path).exists():
-        raise DataError(f"{path}: holds an unfinished run. Finish it with `audiotag batch --resume` first")
+        raise DataError(f"{path}: holds an unfinished run. Finish it with --resume first")
     try:
         with open(sys.stdin.fileno() if path is None else path, "rb", closefd=path is not None) as lines:
             write = partial(run, lines, "stdin" if path is None else str(path), form=name, with_header=header)

@@ -23,6 +23,7 @@ class ClipDecoder:
         self._options = options
         self._window = config.window
         self._sample_rate = config.frontend.sample_rate
+        self._hop_length = options.hop_length(config)
         self._log_mel = WindowLogMel(config.frontend, config.window)
 
     def items(self, clip: int, given: Input) -> Generator[Item, None, None]:
@@ -35,11 +36,9 @@ class ClipDecoder:
             yield ClipEnd(clip, given.path, error="does not fit into memory while it is decoded")
 
     def _windows(self, clip: int, given: Input) -> Iterator[Item]:
-        hop_seconds = self._options.hop
-        hop = self._window.n_samples if hop_seconds is None else max(1, round(hop_seconds * self._sample_rate))
         with self._open(_source(given)) as stream:
             blocks = _Counted(stream)
-            for window in cut_windows(blocks, window=self._window, hop=hop):
+            for window in cut_windows(blocks, window=self._window, hop=self._hop_length):
                 yield from self._window_items(clip, window.start, window.samples)
             yield ClipEnd(clip, given.path, blocks.n_rows, blocks.n_samples, warning=stream.warning)
 

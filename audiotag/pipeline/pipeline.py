@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine
+from audiotag.events import EventFinder, tags_of
 from audiotag.inputs import Input
 from audiotag.labels import LabelSet
 from audiotag.options import TagOptions, core_count
@@ -14,8 +15,8 @@ from audiotag.pipeline.clips import ClipDecoder
 from audiotag.pipeline.crew import Crew, CrewSize
 from audiotag.pipeline.items import ClipEnd, Item, WindowItem
 from audiotag.pipeline.scorer import Scorer
-from audiotag.results import ClipResult, Failure, Result, WindowResult
-from audiotag.scores import ScoreArray, ScorePool, TagSelection, top_tags
+from audiotag.results import ClipResult, Failure, Result, Tag, WindowResult
+from audiotag.scores import ScoreArray, ScorePool, TagSelection, least_scores, top_tags
 
 
 class Pipeline:
@@ -86,12 +87,50 @@ def _ignore(seconds: float) -> None:
 # --- the caller's thread ---
 
 
+class _Channel:
+    """One channel of a clip, or the mix of all: what its windows have told so far."""
+
+    def __init__(self, config: ModelConfig, options: TagOptions, selection: TagSelection) -> None:
+        self._config, self._options, self._selection = config, options, selection
+        self._pool = ScorePool(options.aggregate or config.aggregate)
+        self._windows: list[WindowResult] = []
+        self._finder = None
+        if options.events is not None:
+            self._finder = EventFinder(config, options.events, least_scores=least_scores(config, selection))
+
+    def add(self, window: WindowItem, scores: ScoreArray) -> None:
+        """Takes the next window. Shape: `[class]`."""
+        self._pool.add(scores)
+        if self._options.windows:
+            tags = top_tags(scores, self._config, self._selection)
+            self._windows.append(WindowResult(start=window.start, end=window.end, tags=tags))
+        if self._finder is not None:
+            self._finder.add(window.start, window.end, scores)
+
+    def result(self, end: ClipEnd, number: int) -> ClipResult:
+        """What was heard in it, after its last window."""
+        events = None if self._finder is None else self._finder.result()
+        return ClipResult(
+            path=end.path,
+            duration=end.n_samples / self._config.frontend.sample_rate,
+            tags=self._tags() if events is None else tags_of(events, self._config),
+            start=self._options.start,
+            windows=tuple(self._windows) if self._options.windows else None,
+            events=events,
+            channel=number if self._options.channels == "each" else None,
+            warning=end.warning,
+        )
+
+    def _tags(self) -> tuple[Tag, ...]:
+        scores = self._pool.result()
+        return () if scores is None else top_tags(scores, self._config, self._selection)
+
+
 @dataclass
 class _OpenClip:
-    """What is known so far of a clip; rows are its channels."""
+    """What is known so far of a clip."""
 
-    pools: dict[int, ScorePool] = field(default_factory=dict)
-    windows: dict[int, list[WindowResult]] = field(default_factory=dict)
+    channels: dict[int, _Channel] = field(default_factory=dict)
     done: float = 0.0  # seconds reported as progress
 
 
@@ -114,7 +153,7 @@ class _Collector:
         clip = self._open.setdefault(item.clip, _OpenClip())
         if isinstance(item, WindowItem):
             assert scores is not None
-            self._add_window(clip, item, scores)
+            self._channel(clip, item.row).add(item, scores)
             self._report(clip, item.end - self._options.start)
             return
         self._report(clip, item.n_samples / self._config.frontend.sample_rate)
@@ -122,15 +161,6 @@ class _Collector:
         while self._next_clip in self._finished:
             yield self._finished.pop(self._next_clip)
             self._next_clip += 1
-
-    def _add_window(self, clip: _OpenClip, item: WindowItem, scores: ScoreArray) -> None:
-        if item.row not in clip.pools:
-            clip.pools[item.row] = ScorePool(self._options.aggregate or self._config.aggregate)
-        clip.pools[item.row].add(scores)
-        if self._options.windows:
-            tags = top_tags(scores, self._config, self._selection)
-            shown = WindowResult(start=item.start, end=item.end, tags=tags)
-            clip.windows.setdefault(item.row, []).append(shown)
 
     def _report(self, clip: _OpenClip, seconds: float) -> None:
         if seconds > clip.done:
@@ -140,17 +170,9 @@ class _Collector:
     def _results(self, end: ClipEnd, clip: _OpenClip) -> list[Result]:
         if end.error is not None:
             return [Failure(path=end.path, error=end.error)]
-        return [self._result(end, clip, row) for row in range(end.n_rows)]
+        return [self._channel(clip, row).result(end, row) for row in range(end.n_rows)]
 
-    def _result(self, end: ClipEnd, clip: _OpenClip, row: int) -> ClipResult:
-        pool = clip.pools.get(row)
-        scores = None if pool is None else pool.result()
-        return ClipResult(
-            path=end.path,
-            duration=end.n_samples / self._config.frontend.sample_rate,
-            tags=() if scores is None else top_tags(scores, self._config, self._selection),
-            start=self._options.start,
-            windows=tuple(clip.windows.get(row, ())) if self._options.windows else None,
-            channel=row if self._options.channels == "each" else None,
-            warning=end.warning,
-        )
+    def _channel(self, clip: _OpenClip, row: int) -> _Channel:
+        if row not in clip.channels:
+            clip.channels[row] = _Channel(self._config, self._options, self._selection)
+        return clip.channels[row]

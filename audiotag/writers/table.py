@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from audiotag.results import SCORE_DIGITS, SECONDS_DIGITS, Failure, Result
+from audiotag.results import SCORE_DIGITS, SECONDS_DIGITS, ClipResult, Failure, Result
 from audiotag.writers.output import Output
 from audiotag.writers.rows import Row, rows_of
 from audiotag.writers.writer import Header
@@ -51,7 +51,8 @@ class TableWriter:
         is_seen = self._out.isatty()
         self._console.print(self._heading(result), overflow="fold" if is_seen else None, soft_wrap=not is_seen)
         rows = [row for row in rows_of(result) if row.label is not None]
-        for line in self._lines(rows, has_windows=getattr(result, "windows", None) is not None):
+        has_times = isinstance(result, ClipResult) and (result.windows is not None or result.events is not None)
+        for line in self._lines(rows, has_times=has_times):
             self._console.print(line, soft_wrap=True)
         self._out.flush()
 
@@ -64,16 +65,17 @@ class TableWriter:
         if isinstance(result, Failure):
             return Text.assemble((visible(result.path), "bold"), "  ", (f"failed: {visible(result.error)}", "red"))
         channel = "" if result.channel is None else f"  channel {result.channel}"
-        notes = f"  {result.duration:.{SECONDS_DIGITS}f} s{channel}" + ("" if result.tags else "  no tag")
+        nothing = "  no tag" if result.events is None else "  no event"
+        notes = f"  {result.duration:.{SECONDS_DIGITS}f} s{channel}" + ("" if result.tags else nothing)
         warning = "" if result.warning is None else f"  warning: {visible(result.warning)}"
         return Text.assemble((visible(result.path), "bold"), (notes, "dim"), (warning, "yellow"))
 
-    def _lines(self, rows: Sequence[Row], *, has_windows: bool) -> Iterator[Text]:
+    def _lines(self, rows: Sequence[Row], *, has_times: bool) -> Iterator[Text]:
         """Times, score, bar and label of each row; what is left of a label goes below its beginning."""
         from rich.text import Text
 
         labels, bars = [Text(visible(row.label or "")) for row in rows], _bars(rows)
-        times = _times(rows) if has_windows else [""] * len(rows)
+        times = _times(rows) if has_times else [""] * len(rows)
         room = self._width() - _longest(times) - len(f"{GAP}{0:.{SCORE_DIGITS}f}{GAP}")
         if max((label.cell_len for label in labels), default=0) <= room - _longest(bars):
             room -= _longest(bars)
