@@ -17,12 +17,13 @@ import audiotag
 from audiotag.cli.batch import batch
 from audiotag.cli.events import events
 from audiotag.cli.predict import predict
+from audiotag.cli.report import report
 from audiotag.options import EngineOptions, EventOptions, TagOptions
 
 # What costs time to import; nothing that only talks needs any of it.
 HEAVY = ("torch", "onnxruntime", "numpy", "scipy", "soundfile", "soxr", "av", "huggingface_hub", "rich")
 
-COMMANDS = ("predict", "batch", "events", "evaluate")
+COMMANDS = ("predict", "batch", "events", "report", "evaluate")
 HELPS = [["--help"], *([name, "--help"] for name in COMMANDS), ["doctor", "-h"]]
 
 _IMPORTS_PROBE = """
@@ -66,6 +67,7 @@ NOT_OF_EVENTS = {"events", "windows", "aggregate", "top_k", "max_windows"}
     (predict, TagOptions, NOT_OF_TAGS), (predict, EngineOptions, set()),
     (batch, TagOptions, NOT_OF_TAGS), (batch, EngineOptions, set()),
     (events, TagOptions, NOT_OF_EVENTS), (events, EngineOptions, set()), (events, EventOptions, set()),
+    (report, TagOptions, NOT_OF_EVENTS), (report, EngineOptions, set()), (report, EventOptions, set()),
 ])  # fmt: skip
 def test_the_command_line_has_the_library_s_defaults(command: Any, record: Any, missing: set[str]) -> None:
     shown = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}

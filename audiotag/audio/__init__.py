@@ -14,6 +14,7 @@ from audiotag.audio.opening import Source, reopenable
 from audiotag.audio.reading import (
     AudioStream,
     Waveform,
+    encode_mp3,
     open_audio,
     probe,
     reaches_end,
@@ -31,6 +32,7 @@ __all__ = [
     "FloatArray",
     "Source",
     "Waveform",
+    "encode_mp3",
     "open_audio",
     "probe",
     "reaches_end",

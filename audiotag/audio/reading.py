@@ -6,6 +6,7 @@ Everything here is a generator of blocks `[frame, row]`; a frame becomes a sampl
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import math
 import os
@@ -206,11 +207,32 @@ def write_audio(path: str | os.PathLike[str], waveform: Waveform) -> None:
         AudioError: this libsndfile does not, or the file cannot be written.
     """
     subtype = "PCM_16" if Path(path).suffix in (".wav", ".flac") else None
+    _encode(path, waveform, subtype=subtype)
+
+
+def encode_mp3(waveform: Waveform) -> bytes:
+    """The waveform as an MP3 file.
+
+    Raises:
+        AudioError: this libsndfile does not encode MP3, or MP3 does not have this rate.
+    """
+    memory = io.BytesIO()
+    _encode(memory, waveform, container="MP3")
+    return memory.getvalue()
+
+
+def _encode(
+    file: str | os.PathLike[str] | io.BytesIO,
+    waveform: Waveform,
+    *,
+    subtype: str | None = None,
+    container: str | None = None,
+) -> None:
     try:
-        with soundfile.SoundFile(path, "w", waveform.sample_rate, 1, subtype) as file:
+        with soundfile.SoundFile(file, "w", waveform.sample_rate, 1, subtype, format=container) as out:
             # Its Vorbis encoder overflows the stack when it gets millions of samples at once.
             for first in range(0, len(waveform.samples), BLOCK_FRAMES):
-                file.write(waveform.samples[first : first + BLOCK_FRAMES])
+                out.write(waveform.samples[first : first + BLOCK_FRAMES])
     except (soundfile.SoundFileError, ValueError, OSError) as error:
         raise AudioError(f"cannot be written: {error}") from error
 

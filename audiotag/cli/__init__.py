@@ -25,6 +25,7 @@ from audiotag.cli.merge import merge
 from audiotag.cli.models import labels, models
 from audiotag.cli.predict import predict
 from audiotag.cli.reformat import reformat
+from audiotag.cli.report import report
 from audiotag.cli.train import refit, train
 from audiotag.errors import EXTRA_OF_PACKAGE, AudiotagError, ExitCode, install_line
 from audiotag.writers import output_error
@@ -67,6 +68,7 @@ def audiotag(
 app.command()(predict)
 app.command()(batch)
 app.command()(events)
+app.command()(report)
 app.command()(merge)
 app.command()(reformat)
 app.command()(train)

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -120,8 +120,7 @@ class RunOptions:
         Raises:
             UsageError: the options contradict each other.
         """
-        if not self.inputs and self.files_from is None:
-            raise UsageError("no INPUT was given. Name files or folders, or a list with --files-from")
+        check_named(self.inputs, self.files_from)
         if self.resume and self.overwrite:
             raise UsageError("resume and overwrite: contradict each other. Leave out one of the two")
         if self.out is None and (self.resume or self.overwrite):
@@ -142,6 +141,12 @@ class RunOptions:
         return find_inputs(
             self.inputs or (), include=self.include, exclude=self.exclude, files_from=files_from, null=self.null
         )
+
+
+def check_named(inputs: Sequence[str] | None, files_from: str | None) -> None:
+    """Refuses a command line without inputs."""
+    if not inputs and files_from is None:
+        raise UsageError("no INPUT was given. Name files or folders, or a list with --files-from")
 
 
 def run_batch(run: RunOptions, tag_options: TagOptions, engine_options: EngineOptions) -> int:
@@ -167,7 +172,7 @@ def run_batch(run: RunOptions, tag_options: TagOptions, engine_options: EngineOp
     with _interruptible(tally, run.out), progress:
         session.run(found, run.out, name, with_header=run.header, mode=mode)
     if not run.quiet:
-        _say_summary(tally, progress)
+        say_summary(tally, progress)
     return tally.exit_code
 
 
@@ -243,14 +248,20 @@ class _Session:
         )  # fmt: skip
 
     def _on_input(self, given: Input, results: tuple[Result, ...]) -> None:
-        first = results[0]
-        trouble = first.error if isinstance(first, Failure) else first.warning
-        if trouble is not None:
-            logger.warning("%s: %s", given.path, trouble)
+        warn_of_trouble(given, results)
         self._progress.add_input(given)
 
 
-def _say_summary(tally: Tally, progress: Progress) -> None:
+def warn_of_trouble(given: Input, results: tuple[Result, ...]) -> None:
+    """Says what was wrong with an input."""
+    first = results[0]
+    trouble = first.error if isinstance(first, Failure) else first.warning
+    if trouble is not None:
+        logger.warning("%s: %s", given.path, trouble)
+
+
+def say_summary(tally: Tally, progress: Progress) -> None:
+    """The last line of a run: how its inputs ended, and how fast."""
     counts = f"{tally.n_ok:,} ok, {tally.n_empty:,} empty, {tally.n_failed:,} failed"
     speed = real_time(progress.seconds, progress.elapsed)
     typer.echo(f"{counts}; {hours(tally.seconds)} of audio, {speed}", err=True)

@@ -1,12 +1,11 @@
 """An evaluation as one HTML page: figures, precision-recall curves, confusions, worst clips.
 
-The page needs nothing but itself: no script, no font, no picture from elsewhere. Curves are inline SVG.
+Curves are inline SVG; there is no script.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,29 +14,19 @@ import numpy.typing as npt
 from audiotag.training.dataset import LabelledClip, label_matrix
 from audiotag.training.evaluate import Evaluation, Interval, LabelMeasure
 from audiotag.training.metrics import precision_recall_curve
+from audiotag.web_page import END_OF_PAGE, begin_page, safe
 
 MOST_POINTS = 150  # of a curve
 SIZE, MARGIN = 100.0, 4.0  # of a curve's drawing, in its own units
 
 STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --faint: #667; --line: #d8dce2; --mark: #0b62d6;
-        --dot: #c2410c; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14171b; --ink: #e6e8eb; --faint: #9aa3ad; --line: #333a42; --mark: #6aa9ff; --dot: #ff9a62; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-       max-width: 72rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
-p.note, figcaption, th { color: var(--faint); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
-td { white-space: nowrap; } th { font-weight: 500; vertical-align: bottom; }
-.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin-top: 2.5rem; }
+table { width: 100%; }
 .scroll { overflow-x: auto; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem; }
 dt { color: var(--faint); } dd { margin: 0; font-size: 1.3rem; }
-dd small { display: block; font-size: .8rem; color: var(--faint); }
+dd small { display: block; font-size: .8rem; }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1.2rem; }
-figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 figcaption b { color: var(--ink); font-weight: 600; display: block; }
 svg { width: 100%; height: auto; } svg .frame { fill: none; stroke: var(--line); stroke-width: .7; }
 svg .curve { fill: none; stroke: var(--mark); stroke-width: 1.6; stroke-linejoin: round; }
@@ -55,21 +44,19 @@ def evaluation_page(
     """The page. `about` says of what model and data; scores are `[clip, class]`, columns in the order of `labels`."""
     title = f"Evaluation of {about['model']}"
     parts = [
-        f"<h1>{escape(title)}</h1>", _about(about, measured), _figures(measured),
+        f"<h1>{safe(title)}</h1>", _about(about, measured), _figures(measured),
         "<h2>Labels</h2>", _labels(measured), "<h2>Precision and recall</h2>",
         "<p class=note>Recall to the right, precision up; the dot is the threshold with the best F1.</p>",
         _curves(measured, scores, label_matrix(clips, labels), labels), *_confusions(measured), *_worst(measured),
         *_unknown(measured),
     ]  # fmt: skip
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>'
+    return begin_page(title, style=STYLE) + "\n".join(parts) + "\n" + END_OF_PAGE
 
 
 def _about(about: Mapping[str, Any], measured: Evaluation) -> str:
     facts = ", ".join(f"{name} {value}" for name, value in about.items() if value is not None)
     counts = f"{measured.n_clips} clips of {measured.n_groups} groups, {measured.n_failed} unreadable"
-    return f"<p class=note>{escape(facts)}. {counts}.</p>"
+    return f"<p class=note>{safe(facts)}. {counts}.</p>"
 
 
 def _figures(measured: Evaluation) -> str:
@@ -120,7 +107,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, text_column
 
     def row(cells: Sequence[Any], tag: str) -> str:
         kinds = (" class=text" if index < text_columns else "" for index in range(len(cells)))
-        return "".join(f"<{tag}{kind}>{escape(str(cell))}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        return "".join(f"<{tag}{kind}>{safe(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
 
     body = "\n".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
     return f"<div class=scroll><table><thead><tr>{row(columns, 'th')}</tr></thead>\n<tbody>{body}</tbody></table></div>"
@@ -149,10 +136,10 @@ def _figure(name: str, note: str, curve: npt.NDArray[np.float64], threshold: flo
     dot = "" if best is None else '<circle class=best cx="{:.1f}" cy="{:.1f}" r="2.6"/>'.format(*_place(*best))
     wide = SIZE + 2 * MARGIN
     drawing = (
-        f'<svg viewBox="0 0 {wide:g} {wide:g}" role="img" aria-label="{escape(f"{name}: {note}")}">'
+        f'<svg viewBox="0 0 {wide:g} {wide:g}" role="img" aria-label="{safe(f"{name}: {note}")}">'
         f'<path class=frame d="{_grid()}"/><path class=curve d="{_path(curve)}"/>{dot}</svg>'
     )
-    return f"<figure>{drawing}<figcaption><b>{escape(name)}</b>{escape(note)}</figcaption></figure>\n"
+    return f"<figure>{drawing}<figcaption><b>{safe(name)}</b>{safe(note)}</figcaption></figure>\n"
 
 
 def _place(recall: float, precision: float) -> tuple[float, float]:
@@ -198,5 +185,5 @@ def _worst(measured: Evaluation) -> list[str]:
 def _unknown(measured: Evaluation) -> list[str]:
     if not measured.unknown_labels:
         return []
-    names = escape(", ".join(measured.unknown_labels))
+    names = safe(", ".join(measured.unknown_labels))
     return ["<h2>Not known to the model</h2>", f"<p class=note>These labels of the data did not count: {names}.</p>"]

@@ -1,0 +1,162 @@
+"""`audiotag report`: the events of a few inputs or of folders as one page to look at and to listen to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from audiotag.cli import options
+from audiotag.cli.batch import check_named, say_summary, warn_of_trouble
+from audiotag.cli.options import ENGINE, EVENT, TAG, record_of
+from audiotag.cli.predict import at_least_one, check_labels
+from audiotag.cli.progress import Progress
+from audiotag.errors import UsageError
+from audiotag.hub import resolve_model
+from audiotag.inputs import Input, find_inputs, refuse_input_as_output, sources_of
+from audiotag.journal import check_output, write_beside
+from audiotag.options import EngineOptions, EventOptions, TagOptions
+from audiotag.results import Result
+from audiotag.writers import Output, open_output
+
+if TYPE_CHECKING:
+    from audiotag.run import Tally
+    from audiotag.tagger import Tagger
+
+MOST_EXCERPTS = 200  # in one page; with sound about 12 kB a second
+
+
+def report(
+    context: typer.Context,
+    inputs: options.SomeInputs = None,
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    max_excerpts: Annotated[
+        int, typer.Option("--max-excerpts", metavar="N", min=1, help="Show the N likeliest excerpts, at most.")
+    ] = MOST_EXCERPTS,
+    sound: Annotated[bool, typer.Option("--sound/--no-sound", help="Put the sound of excerpts into the page.")] = True,
+    threshold: options.Threshold = TAG.threshold,
+    thresholds: options.Thresholds = None,
+    include_labels: options.IncludeLabels = options.NO_NAMES,
+    exclude_labels: options.ExcludeLabels = options.NO_NAMES,
+    min_duration: options.MinDuration = EVENT.min_duration,
+    max_gap: options.MaxGap = EVENT.max_gap,
+    hop: options.EventHop = TAG.hop,
+    channels: options.Channels = TAG.channels,
+    start: options.Start = TAG.start,
+    duration: options.Duration = TAG.duration,
+    progress: options.ShowProgress = True,
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    include: options.Include = options.NO_NAMES,
+    exclude: options.Exclude = options.NO_NAMES,
+    model: options.Model = None,
+    device: options.Device = ENGINE.device,
+    engine: options.Engine = ENGINE.engine,
+    precision: options.Precision = ENGINE.precision,
+    batch_size: options.BatchSize = ENGINE.batch_size,
+    workers: options.Workers = ENGINE.workers,
+    threads: options.Threads = ENGINE.threads,
+    offline: options.Offline = False,
+    update: options.Update = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Make one page to look at and listen to: pictures and sound of the events in recordings.
+
+    Example: audiotag report recordings --out night.html
+    """
+    options.set_verbosity(quiet=quiet, verbose=verbose)
+    tag_options = replace(record_of(TagOptions, context), events=record_of(EventOptions, context))
+    engine_options = record_of(EngineOptions, context)
+    _check_output(out, overwrite=overwrite)
+    check_named(inputs, files_from)
+    find = partial(find_inputs, inputs or [], include=include, exclude=exclude, files_from=files_from, null=null)
+    found = list(at_least_one(find()))
+    _check_inputs(found, out, channels)
+    folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
+    check_labels(tag_options, folder)
+    from audiotag.report import excerpts_of, page_of, render
+    from audiotag.run import Tally
+    from audiotag.tagger import Tagger
+
+    tagger, tally = Tagger(folder, options=engine_options), Tally()
+    with Progress(tally, lambda: found, shown=progress and not quiet) as shown:
+        results = _results(tagger, found, tag_options, tally, shown)
+        excerpts, count = excerpts_of(results, most=max_excerpts)
+        sources = {given.path: given.source for given in found if given.source is not None}
+        rendered = render(excerpts, sources, folder.config.frontend, channels=channels, sound=sound)
+        header = tagger.run_header(tag_options)
+        page = page_of(results, rendered, header=header, n_excerpts=(len(excerpts), count))
+        _write(page, out)
+    if not quiet:
+        say_summary(tally, shown)
+    return tally.exit_code
+
+
+def _check_output(out: Path | None, *, overwrite: bool) -> None:
+    if out is not None:
+        check_output(out, "overwrite" if overwrite else "new")
+    elif overwrite:
+        raise UsageError("overwrite: there is no file without --out. Add --out FILE")
+    elif sys.stdout.isatty():
+        raise UsageError("a report is a page for a browser, not for a terminal. Add --out FILE.html")
+
+
+def _check_inputs(found: list[Input], out: Path | None, channels: str) -> None:
+    if any(given.source is None for given in found):
+        raise UsageError("stdin can be read only once, and a report needs its audio twice. Save it to a file first")
+    if channels == "each":
+        raise UsageError("channels 'each' gives several results. Make a report of each channel: --channels 0, 1, ...")
+    refuse_input_as_output(out, sources_of(found))
+
+
+def _results(
+    tagger: Tagger, found: list[Input], tag_options: TagOptions, tally: Tally, progress: Progress
+) -> list[Result]:
+    from audiotag.run import Stream, run
+
+    def on_input(given: Input, of_input: tuple[Result, ...]) -> None:
+        warn_of_trouble(given, of_input)
+        progress.add_input(given)
+
+    kept = _Kept()
+    run(
+        tagger, found, Stream(kept), options=tag_options, tally=tally, on_seconds=progress.add_seconds,
+        on_input=on_input,
+    )  # fmt: skip
+    return kept.results
+
+
+@dataclass
+class _Kept:
+    """A writer that keeps what it gets."""
+
+    results: list[Result] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Nothing comes before the first result."""
+
+    def write(self, result: Result) -> None:
+        """Keeps a result."""
+        self.results.append(result)
+
+    def end(self) -> None:
+        """Nothing comes after the last result."""
+
+
+def _write(page: Iterator[str], out: Path | None) -> None:
+    def write(output: Output) -> None:
+        for piece in page:
+            output.write(piece.encode())
+
+    if out is not None:
+        write_beside(out, write)
+        return
+    with open_output(None) as output:
+        write(output)
