@@ -100,9 +100,10 @@ def test_every_event_begins_in_one_excerpt_and_excerpts_do_not_overlap(seed: int
     for before, after in pairwise(excerpts):
         assert before.end <= after.start
     for each in excerpts:
+        heard = [event for event in sorted(events) if event[0] < each.end and event[1] > each.start]
+        assert sorted((event.start, event.end, event.score) for event in each.events) == heard
         assert start <= each.start < each.end <= start + 300
         assert each.end - each.start <= LONGEST + 1e-9
-        assert all(event.start < each.end and event.end > each.start for event in each.events)
 
 
 def test_the_likeliest_excerpts_are_shown_in_the_order_of_inputs() -> None:
@@ -204,6 +205,14 @@ def test_the_page_says_how_much_it_leaves_out() -> None:
     text = "".join(page_of([clip("a", [])], [], header=HEADER, n_excerpts=(0, 0)))
     assert "likeliest of" not in text
     assert "No label reached its threshold." in text
+
+
+def test_what_was_wrong_with_a_recording_stands_beside_its_name() -> None:
+    event = Event(label="Dog", start=1.0, end=2.0, score=0.5)
+    cut = ClipResult(path="a.mp3", duration=9.0, tags=(Tag("Dog", 0.5),), events=(event,), warning="damaged after 9 s")
+    shown = [(Excerpt(path="a.mp3", start=0.0, end=3.0, events=(event,)), Shown())]
+    page = Page("".join(page_of([cut], shown, header=HEADER, n_excerpts=(1, 1))))
+    assert ({"class": "failed"}, "damaged after 9 s") in page.all("small")
 
 
 # --- the command ---

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from audiotag.results import ClipResult, Event, Result
@@ -35,20 +36,22 @@ def excerpts_of(results: Iterable[Result], *, most: int) -> tuple[tuple[Excerpt,
 
 def _excerpts(result: ClipResult) -> Iterator[Excerpt]:
     """Stretches in which an event begins; neighbours are cut where the longest excerpt ends."""
-    events = result.events or ()
+    events = result.events or ()  # in the order of their starts
     last = result.start + result.duration
-    end = result.start
-    for event in events:  # in the order of their starts
+    end, number_before, going_on = result.start, 0, list[Event]()
+    for number, event in enumerate(events):
         if event.start < end:
             continue
         start = max(end, event.start - CONTEXT)
-        begun = [other for other in events if start <= other.start < start + LONGEST]
+        going_on = [other for other in (*going_on, *events[number_before:number]) if other.end > start]
+        number_before = number
+        begun = events[number : bisect_left(events, start + LONGEST, key=lambda other: other.start)]
         end = min(last, start + LONGEST, _reach(begun))
-        heard = tuple(other for other in events if other.start < end and other.end > start)
+        heard = (*going_on, *(other for other in begun if other.start < end))
         yield Excerpt(path=result.path, start=start, end=end, events=heard)
 
 
-def _reach(events: list[Event]) -> float:
+def _reach(events: Sequence[Event]) -> float:
     """Where the first of the events and all that overlap it with their contexts end."""
     end = events[0].end + CONTEXT
     for event in events[1:]:

@@ -30,7 +30,7 @@ figcaption { font-variant-numeric: tabular-nums; }
 .head { position: absolute; top: 0; bottom: 0; width: 2px; background: #fff; mix-blend-mode: difference;
         display: none; }
 audio { width: 100%; height: 2rem; margin-top: .3rem; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; } .failed { color: var(--dot); }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; } .failed, small.failed { color: var(--dot); }
 [hidden] { display: none !important; }
 """
 
@@ -82,12 +82,12 @@ def page_of(
 
     `header` is the run's (`writers.run_header`), `n_excerpts` how many are shown, and how many there are.
     """
-    durations = {result.path: result.duration for result in results if isinstance(result, ClipResult)}
-    title = _title(results, sum(durations.values()))
+    clips = {result.path: result for result in results if isinstance(result, ClipResult)}
+    title = _title(results, sum(clip.duration for clip in clips.values()))
     yield begin_page(title, style=STYLE)
     yield f"<h1>{safe(title)}</h1>\n" + _about(header, n_excerpts) + _labels(results)
     for path, of_input in groupby(excerpts, key=lambda pair: pair[0].path):
-        yield f"<section><h2>{safe(path)} <small>{_clock(durations[path])}</small></h2>\n<div class=excerpts>\n"
+        yield f"<section>{_heading(clips[path])}\n<div class=excerpts>\n"
         yield from (_figure(excerpt, shown) for excerpt, shown in of_input)
         yield "</div></section>\n"
     yield _others(results) + f"<script>{SCRIPT}</script>\n" + END_OF_PAGE
@@ -95,6 +95,11 @@ def page_of(
 
 def _title(results: Sequence[Result], seconds: float) -> str:
     return results[0].path if len(results) == 1 else f"{len(results):,} recordings, {_clock(seconds)}"
+
+
+def _heading(clip: ClipResult) -> str:
+    warning = "" if clip.warning is None else f" <small class=failed>{safe(clip.warning)}</small>"
+    return f"<h2>{safe(clip.path)} <small>{_clock(clip.duration)}</small>{warning}</h2>"
 
 
 def _about(header: Mapping[str, Any], n_excerpts: tuple[int, int]) -> str:
