@@ -381,11 +381,12 @@ def test_force_color_colours_the_table_of_a_pipe(sounds: Path) -> None:
     assert done.stderr == ""
 
 
-def on_a_terminal(*arguments: str, **environment: str) -> tuple[int, str]:
+def on_a_terminal(*arguments: str, with_stdout: bool = False, **environment: str) -> tuple[int, str]:
     """Exit code of a run whose stderr is a terminal, and what the terminal was sent."""
     master, slave = pty.openpty()
+    stdout = slave if with_stdout else subprocess.DEVNULL
     process = subprocess.Popen(
-        [sys.executable, "-m", "audiotag", *arguments], stdout=subprocess.DEVNULL, stderr=slave,
+        [sys.executable, "-m", "audiotag", *arguments], stdout=stdout, stderr=slave,
         env={**os.environ, "TERM": "xterm", **environment},
     )  # fmt: skip
     os.close(slave)
@@ -405,6 +406,16 @@ def test_a_terminal_gets_a_bar_and_the_summary_last(sounds: Path) -> None:
     assert "x real time" in sent
     assert "\x1b[?25l" in sent, "the bar hides the cursor"
     assert SUMMARY.fullmatch(sent.splitlines()[-1].removeprefix("\x1b[?25h"))
+
+
+def test_a_terminal_that_gets_the_results_gets_no_bar_in_their_midst(sounds: Path) -> None:
+    code, sent = on_a_terminal("batch", "in", "-t", "0", "-k", "1", with_stdout=True)
+    assert code == 3
+    assert "\x1b[?25l" not in sent
+    lines = re.sub(r"\x1b\[[\d;]*m", "", sent).splitlines()
+    inputs = ["in/a.wav", "in/broken.mp3", "in/sub/a.wav", "in/sub/z.wav"]
+    assert [line.split("  ")[0] for line in lines if line.startswith("in/")] == inputs
+    assert SUMMARY.fullmatch(lines[-1])
 
 
 @pytest.mark.parametrize(("arguments", "term"), [(["--no-progress"], "xterm"), (["-q"], "xterm"), ([], "dumb")])

@@ -167,7 +167,8 @@ def run_batch(run: RunOptions, tag_options: TagOptions, engine_options: EngineOp
 
     tagger, tally = Tagger(folder, options=engine_options), Tally()
     count = None if run.files_from else lambda: in_shard(run.find(), run.shard)
-    progress = Progress(tally, count, shown=run.progress and not run.quiet)
+    among_results = run.out is None and sys.stdout.isatty()
+    progress = Progress(tally, count, shown=run.progress and not run.quiet, among_results=among_results)
     session = _Session(tagger, tag_options, tally, progress, count=count, shard=run.shard, strict=run.strict)
     with _interruptible(tally, run.out), progress:
         session.run(found, run.out, name, with_header=run.header, mode=mode)

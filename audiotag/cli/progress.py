@@ -40,11 +40,19 @@ class Progress:
     """Seconds of audio as they are done in this session; the whole is estimated from the bytes of the inputs.
 
     `find` walks the inputs once more, on a thread, to learn how many bytes there are; None where that cannot be done.
+    With `among_results`, these go to the same terminal: a bar would be drawn into the midst of them.
     """
 
-    def __init__(self, tally: Tally, find: Callable[[], Iterable[Found]] | None, *, shown: bool) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        find: Callable[[], Iterable[Found]] | None,
+        *,
+        shown: bool,
+        among_results: bool = False,
+    ) -> None:
         self.seconds = 0.0  # of audio, in this session
-        self._tally, self._find, self._shown = tally, find, shown
+        self._tally, self._find, self._shown, self._among_results = tally, find, shown, among_results
         self._bytes_done, self._bytes_total, self._seconds_of_done = 0, 0, 0.0
         self._seconds_kept = 0.0  # of inputs that an earlier session did
         self._is_counted = False
@@ -59,7 +67,8 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._shown and self._find is not None:
             threading.Thread(target=self._count, name="audiotag-count", daemon=True).start()
-        if self._shown and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        takes_bar = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not self._among_results
+        if self._shown and takes_bar:
             self._bar = _open_bar()
         return self
 
