@@ -17,7 +17,7 @@ from audiotag.inputs import refuse_input_as_output
 from audiotag.labels import LabelSet
 from audiotag.options import EngineOptions
 from audiotag.thresholds import write_thresholds
-from audiotag.writers import visible
+from audiotag.writers import name_of_suffix, visible
 
 if TYPE_CHECKING:
     from audiotag.training.dataset import LabelledClip
@@ -114,13 +114,7 @@ def _check_places(data: Path, *places: Path | None) -> None:
 
 
 def _form_of_suffix(out: Path | None) -> str:
-    if out is None:
-        return "table"
-    forms = {suffix: form for form, suffix in FORMATS.items()}
-    if out.suffix.lower() not in forms:
-        suffix, known = out.suffix or "(none)", ", ".join(forms)
-        raise UsageError(f"{out}: no format has the suffix {suffix!r}. Add --format, or use one of {known}")
-    return forms[out.suffix.lower()]
+    return "table" if out is None else name_of_suffix(out, {suffix: form for form, suffix in FORMATS.items()})
 
 
 def _names(among: Sequence[str]) -> list[str]:

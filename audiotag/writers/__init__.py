@@ -8,7 +8,7 @@ A writer takes `results` one by one and flushes each, so that a reader of the pi
 and Parquet are written. Neighbours: `results` are what is written, `journal` vouches for written bytes.
 """
 
-from audiotag.writers.formats import FORMATS, open_writer, pick_format
+from audiotag.writers.formats import FORMATS, name_of_suffix, open_writer, pick_format
 from audiotag.writers.output import Output, open_output, output_error
 from audiotag.writers.table import visible
 from audiotag.writers.writer import Writer, run_header
@@ -17,6 +17,7 @@ __all__ = [
     "FORMATS",
     "Output",
     "Writer",
+    "name_of_suffix",
     "open_output",
     "open_writer",
     "output_error",

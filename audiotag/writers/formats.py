@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,7 +64,7 @@ def pick_format(name: str | None, out: Path | None, *, header: bool = False) -> 
     if name is None and out is None:
         name = "table" if sys.stdout.isatty() else "ndjson"
     elif name is None and out is not None:
-        name = _format_of_suffix(out)
+        name = name_of_suffix(out, {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes})
     if name not in FORMATS:
         raise UsageError(f"format {name!r}: not known. Use one of {', '.join(FORMATS)}")
     package = FORMATS[name].package
@@ -76,8 +76,12 @@ def pick_format(name: str | None, out: Path | None, *, header: bool = False) -> 
     return name
 
 
-def _format_of_suffix(out: Path) -> str:
-    suffixes = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
+def name_of_suffix(out: Path, suffixes: Mapping[str, str]) -> str:
+    """The name that belongs to the suffix of `out`, in upper or lower case; where several fit, to the longest.
+
+    Raises:
+        UsageError: none fits.
+    """
     for suffix in sorted(suffixes, key=len, reverse=True):
         if out.name.lower().endswith(suffix):
             return suffixes[suffix]
