@@ -20,7 +20,7 @@ import pytest
 import soundfile
 from conftest import TINY_RATE, Ran, chirp, noise, siren, tone
 
-from audiotag.audio import resample
+from audiotag.audio import Waveform, encode_mp3, resample
 from audiotag.frontend import LogMel
 from audiotag.report import Excerpt, Shown, excerpts_of, page_of, render
 from audiotag.report.excerpts import LONGEST
@@ -158,6 +158,12 @@ def test_an_excerpt_sounds_and_looks_like_its_part_of_the_file(write_wav: WriteW
     assert abs(len(heard) - len(expected)) <= 1152  # samples of an MP3 frame
     length = min(len(heard), len(expected))
     assert np.corrcoef(heard[:length], expected[:length])[0, 1] > 0.95
+
+
+def test_what_is_far_beyond_full_scale_is_cut_off_there_and_does_not_end_the_process() -> None:
+    """LAME asserts that it has enough bits; so an abort of pytest is what a failure looks like."""
+    loud = noise(seconds=6.0)
+    assert encode_mp3(Waveform(1e9 * loud, SOUND_RATE)) == encode_mp3(Waveform(np.sign(loud), SOUND_RATE))
 
 
 def test_without_sound_there_is_none(write_wav: WriteWav, tiny_config: Any) -> None:
