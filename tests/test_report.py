@@ -7,6 +7,10 @@ import io
 import json
 import random
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -29,6 +33,7 @@ from audiotag.report.rendering import SOUND_RATE
 from audiotag.results import ClipResult, Event, Failure, Tag
 from audiotag.writers import run_header
 
+AUDIOTAG = (sys.executable, "-m", "audiotag")
 RunAudiotag = Callable[..., Ran]
 WriteWav = Callable[..., Path]
 
@@ -274,6 +279,23 @@ def test_a_pipe_gets_the_page_and_options_thin_it_out(run_audiotag: RunAudiotag,
     ran = run_audiotag("report", "in/long.wav", "-t", "1", "-q")
     assert (ran.code, Page(ran.stdout).all("figure")) == (0, [])
     assert "<summary>1 without an event</summary>" in ran.stdout
+
+
+def test_ctrl_c_ends_soon_while_sound_is_encoded_and_leaves_nothing(write_wav: WriteWav, tmp_path: Path) -> None:
+    """libsndfile's callbacks swallow it on the thread that calls them."""
+    write_wav("long.wav", np.tile(np.concatenate([noise(seconds=8.0), tone(seconds=3.0), siren(seconds=6.0)]), 100))
+    command = [*AUDIOTAG, "report", "long.wav", "-t", "0.5", "--out", "page.html"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while process.poll() is None and not (tmp_path / "page.html.partial").exists():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert (process.returncode, process.stderr.read()) == (130, b"")
+        assert time.monotonic() - begun < 2.0
+    assert not list(tmp_path.glob("page.html*"))
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [

@@ -90,7 +90,9 @@ def report(
         results = _results(tagger, found, tag_options, tally, shown)
         excerpts, count = excerpts_of(results, most=max_excerpts)
         sources = {given.path: given.source for given in found if given.source is not None}
-        rendered = render(excerpts, sources, folder.config.frontend, channels=channels, sound=sound)
+        rendered = render(
+            excerpts, sources, folder.config.frontend, channels=channels, sound=sound, workers=workers
+        )
         header = tagger.run_header(tag_options)
         page = page_of(results, rendered, header=header, n_excerpts=(len(excerpts), count))
         _write(page, out)
