@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import random
 import re
 import signal
@@ -298,11 +299,22 @@ def test_ctrl_c_ends_soon_while_sound_is_encoded_and_leaves_nothing(write_wav: W
     assert not list(tmp_path.glob("page.html*"))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_with_a_name_is_refused_before_it_is_read(
+    run_audiotag: RunAudiotag, recordings: Path, tmp_path: Path
+) -> None:
+    """A second opening of it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    ran = run_audiotag("report", "in", "pipe.wav", "--out", "page.html")
+    assert ran.code == 2
+    assert "pipe.wav: can be read only once, and a report needs its audio twice" in ran.stderr
+
+
 @pytest.mark.parametrize(("arguments", "code", "message"), [
     (("in", "--out", "there.html"), 1, "there.html: exists. Choose another name, or replace it with --overwrite"),
     (("in", "--out", "in/long.wav", "--overwrite"), 2, "in/long.wav: is an input and would be overwritten"),
     (("in", "--overwrite"), 2, "overwrite: there is no file without --out"),
-    (("-", "--out", "new.html"), 2, "stdin can be read only once, and a report needs its audio twice"),
+    (("-", "--out", "new.html"), 2, "stdin: can be read only once, and a report needs its audio twice"),
     (("in", "--channels", "each", "--out", "new.html"), 2, "channels 'each' gives several results"),
     (("in", "--include-labels", "Dgo", "--out", "new.html"), 2, "Did you mean 'Dog'?"),
     (("--out", "new.html"), 2, "no INPUT was given"),

@@ -18,7 +18,7 @@ from audiotag.cli.predict import at_least_one, check_labels
 from audiotag.cli.progress import Progress
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
-from audiotag.inputs import Input, find_inputs, refuse_input_as_output, sources_of
+from audiotag.inputs import Input, find_inputs, is_read_once, refuse_input_as_output, sources_of
 from audiotag.journal import check_output, write_beside
 from audiotag.options import EngineOptions, EventOptions, TagOptions
 from audiotag.results import Result
@@ -111,8 +111,9 @@ def _check_output(out: Path | None, *, overwrite: bool) -> None:
 
 
 def _check_inputs(found: list[Input], out: Path | None, channels: str) -> None:
-    if any(given.source is None for given in found):
-        raise UsageError("stdin can be read only once, and a report needs its audio twice. Save it to a file first")
+    for given in filter(is_read_once, found):
+        name = "stdin" if given.source is None else given.path
+        raise UsageError(f"{name}: can be read only once, and a report needs its audio twice. Save it to a file first")
     if channels == "each":
         raise UsageError("channels 'each' gives several results. Make a report of each channel: --channels 0, 1, ...")
     refuse_input_as_output(out, sources_of(found))
