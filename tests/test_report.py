@@ -313,6 +313,7 @@ def test_a_pipe_with_a_name_is_refused_before_it_is_read(
 @pytest.mark.parametrize(("arguments", "code", "message"), [
     (("in", "--out", "there.html"), 1, "there.html: exists. Choose another name, or replace it with --overwrite"),
     (("in", "--out", "in/long.wav", "--overwrite"), 2, "in/long.wav: is an input and would be overwritten"),
+    (("--files-from", "there.html", "--out", "there.html", "--overwrite"), 2, "there.html: is an input and would be"),
     (("in", "--overwrite"), 2, "overwrite: there is no file without --out"),
     (("-", "--out", "new.html"), 2, "stdin: can be read only once, and a report needs its audio twice"),
     (("in", "--channels", "each", "--out", "new.html"), 2, "channels 'each' gives several results"),
