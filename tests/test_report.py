@@ -225,6 +225,9 @@ def test_what_was_wrong_with_a_recording_stands_beside_its_name() -> None:
     shown = [(Excerpt(path="a.mp3", start=0.0, end=3.0, events=(event,)), Shown())]
     page = Page("".join(page_of([cut], shown, header=HEADER, n_excerpts=(1, 1))))
     assert ({"class": "failed"}, "damaged after 9 s") in page.all("small")
+    quiet = ClipResult(path="b.mp3", duration=8.0, tags=(), events=(), warning="damaged after 8 s")
+    page = Page("".join(page_of([cut, quiet], shown, header=HEADER, n_excerpts=(1, 1))))
+    assert [text for _, text in page.all("small")][1:] == ["damaged after 9 s", "damaged after 8 s"]
 
 
 # --- the command ---
