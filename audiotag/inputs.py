@@ -120,6 +120,12 @@ def sources_of(found: Iterable[Found]) -> Iterator[Path]:
     return (item.source for item in found if isinstance(item, Input) and item.source is not None)
 
 
+def is_read_once(given: Input) -> bool:
+    """Whether it is stdin or a pipe, whose audio is gone once it has been read."""
+    status = None if given.source is None else _status(given.source)
+    return given.source is None or (status is not None and stat.S_ISFIFO(status.st_mode))
+
+
 def refuse_input_as_output(out: Path | None, inputs: Iterable[str | os.PathLike[str]]) -> None:
     """Looks whether what is written to `out` would destroy an input; the inputs are asked for only where it might.
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import random
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -20,7 +25,7 @@ import pytest
 import soundfile
 from conftest import TINY_RATE, Ran, chirp, noise, siren, tone
 
-from audiotag.audio import resample
+from audiotag.audio import Waveform, encode_mp3, resample
 from audiotag.frontend import LogMel
 from audiotag.report import Excerpt, Shown, excerpts_of, page_of, render
 from audiotag.report.excerpts import LONGEST
@@ -29,6 +34,7 @@ from audiotag.report.rendering import SOUND_RATE
 from audiotag.results import ClipResult, Event, Failure, Tag
 from audiotag.writers import run_header
 
+AUDIOTAG = (sys.executable, "-m", "audiotag")
 RunAudiotag = Callable[..., Ran]
 WriteWav = Callable[..., Path]
 
@@ -160,6 +166,12 @@ def test_an_excerpt_sounds_and_looks_like_its_part_of_the_file(write_wav: WriteW
     assert np.corrcoef(heard[:length], expected[:length])[0, 1] > 0.95
 
 
+def test_what_is_far_beyond_full_scale_is_cut_off_there_and_does_not_end_the_process() -> None:
+    """LAME asserts that it has enough bits; so an abort of pytest is what a failure looks like."""
+    loud = noise(seconds=6.0)
+    assert encode_mp3(Waveform(1e9 * loud, SOUND_RATE)) == encode_mp3(Waveform(np.sign(loud), SOUND_RATE))
+
+
 def test_without_sound_there_is_none(write_wav: WriteWav, tiny_config: Any) -> None:
     excerpt = Excerpt(path="a.wav", start=0.0, end=1.0, events=(Event(label="Dog", start=0, end=1, score=1),))
     ((_, shown),) = render([excerpt], {"a.wav": write_wav("a.wav", tone())}, tiny_config.frontend, sound=False)
@@ -213,6 +225,9 @@ def test_what_was_wrong_with_a_recording_stands_beside_its_name() -> None:
     shown = [(Excerpt(path="a.mp3", start=0.0, end=3.0, events=(event,)), Shown())]
     page = Page("".join(page_of([cut], shown, header=HEADER, n_excerpts=(1, 1))))
     assert ({"class": "failed"}, "damaged after 9 s") in page.all("small")
+    quiet = ClipResult(path="b.mp3", duration=8.0, tags=(), events=(), warning="damaged after 8 s")
+    page = Page("".join(page_of([cut, quiet], shown, header=HEADER, n_excerpts=(1, 1))))
+    assert [text for _, text in page.all("small")][1:] == ["damaged after 9 s", "damaged after 8 s"]
 
 
 # --- the command ---
@@ -270,11 +285,40 @@ def test_a_pipe_gets_the_page_and_options_thin_it_out(run_audiotag: RunAudiotag,
     assert "<summary>1 without an event</summary>" in ran.stdout
 
 
+def test_ctrl_c_ends_soon_while_sound_is_encoded_and_leaves_nothing(write_wav: WriteWav, tmp_path: Path) -> None:
+    """libsndfile's callbacks swallow it on the thread that calls them."""
+    write_wav("long.wav", np.tile(np.concatenate([noise(seconds=8.0), tone(seconds=3.0), siren(seconds=6.0)]), 100))
+    command = [*AUDIOTAG, "report", "long.wav", "-t", "0.5", "--out", "page.html"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while process.poll() is None and not (tmp_path / "page.html.partial").exists():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert (process.returncode, process.stderr.read()) == (130, b"")
+        assert time.monotonic() - begun < 2.0
+    assert not list(tmp_path.glob("page.html*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_with_a_name_is_refused_before_it_is_read(
+    run_audiotag: RunAudiotag, recordings: Path, tmp_path: Path
+) -> None:
+    """A second opening of it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    ran = run_audiotag("report", "in", "pipe.wav", "--out", "page.html")
+    assert ran.code == 2
+    assert "pipe.wav: can be read only once, and a report needs its audio twice" in ran.stderr
+
+
 @pytest.mark.parametrize(("arguments", "code", "message"), [
     (("in", "--out", "there.html"), 1, "there.html: exists. Choose another name, or replace it with --overwrite"),
     (("in", "--out", "in/long.wav", "--overwrite"), 2, "in/long.wav: is an input and would be overwritten"),
+    (("--files-from", "there.html", "--out", "there.html", "--overwrite"), 2, "there.html: is an input and would be"),
     (("in", "--overwrite"), 2, "overwrite: there is no file without --out"),
-    (("-", "--out", "new.html"), 2, "stdin can be read only once, and a report needs its audio twice"),
+    (("-", "--out", "new.html"), 2, "stdin: can be read only once, and a report needs its audio twice"),
     (("in", "--channels", "each", "--out", "new.html"), 2, "channels 'each' gives several results"),
     (("in", "--include-labels", "Dgo", "--out", "new.html"), 2, "Did you mean 'Dog'?"),
     (("--out", "new.html"), 2, "no INPUT was given"),

@@ -230,9 +230,10 @@ def _encode(
 ) -> None:
     try:
         with soundfile.SoundFile(file, "w", waveform.sample_rate, 1, subtype, format=container) as out:
-            # Its Vorbis encoder overflows the stack when it gets millions of samples at once.
+            # Its Vorbis encoder overflows the stack when it gets millions of samples at once, and its MP3 encoder ends
+            # the process where they are far beyond full scale, as in float files scaled as integers.
             for first in range(0, len(waveform.samples), BLOCK_FRAMES):
-                out.write(waveform.samples[first : first + BLOCK_FRAMES])
+                out.write(np.clip(waveform.samples[first : first + BLOCK_FRAMES], -1.0, 1.0))
     except (soundfile.SoundFileError, ValueError, OSError) as error:
         raise AudioError(f"cannot be written: {error}") from error
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from audiotag.cli.predict import at_least_one, check_labels
 from audiotag.cli.progress import Progress
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
-from audiotag.inputs import Input, find_inputs, refuse_input_as_output, sources_of
+from audiotag.inputs import Input, find_inputs, is_read_once, refuse_input_as_output, sources_of
 from audiotag.journal import check_output, write_beside
 from audiotag.options import EngineOptions, EventOptions, TagOptions
 from audiotag.results import Result
@@ -78,7 +79,8 @@ def report(
     check_named(inputs, files_from)
     find = partial(find_inputs, inputs or [], include=include, exclude=exclude, files_from=files_from, null=null)
     found = list(at_least_one(find()))
-    _check_inputs(found, out, channels)
+    _check_inputs(found, channels)
+    refuse_input_as_output(out, chain([files_from] if files_from else [], sources_of(found)))
     folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
     check_labels(tag_options, folder)
     from audiotag.report import excerpts_of, page_of, render
@@ -90,7 +92,9 @@ def report(
         results = _results(tagger, found, tag_options, tally, shown)
         excerpts, count = excerpts_of(results, most=max_excerpts)
         sources = {given.path: given.source for given in found if given.source is not None}
-        rendered = render(excerpts, sources, folder.config.frontend, channels=channels, sound=sound)
+        rendered = render(
+            excerpts, sources, folder.config.frontend, channels=channels, sound=sound, workers=workers
+        )
         header = tagger.run_header(tag_options)
         page = page_of(results, rendered, header=header, n_excerpts=(len(excerpts), count))
         _write(page, out)
@@ -108,12 +112,12 @@ def _check_output(out: Path | None, *, overwrite: bool) -> None:
         raise UsageError("a report is a page for a browser, not for a terminal. Add --out FILE.html")
 
 
-def _check_inputs(found: list[Input], out: Path | None, channels: str) -> None:
-    if any(given.source is None for given in found):
-        raise UsageError("stdin can be read only once, and a report needs its audio twice. Save it to a file first")
+def _check_inputs(found: list[Input], channels: str) -> None:
+    for given in filter(is_read_once, found):
+        name = "stdin" if given.source is None else given.path
+        raise UsageError(f"{name}: can be read only once, and a report needs its audio twice. Save it to a file first")
     if channels == "each":
         raise UsageError("channels 'each' gives several results. Make a report of each channel: --channels 0, 1, ...")
-    refuse_input_as_output(out, sources_of(found))
 
 
 def _results(

@@ -98,8 +98,11 @@ def _title(results: Sequence[Result], seconds: float) -> str:
 
 
 def _heading(clip: ClipResult) -> str:
-    warning = "" if clip.warning is None else f" <small class=failed>{safe(clip.warning)}</small>"
-    return f"<h2>{safe(clip.path)} <small>{_clock(clip.duration)}</small>{warning}</h2>"
+    return f"<h2>{safe(clip.path)} <small>{_clock(clip.duration)}</small>{_warning(clip)}</h2>"
+
+
+def _warning(clip: ClipResult) -> str:
+    return "" if clip.warning is None else f" <small class=failed>{safe(clip.warning)}</small>"
 
 
 def _about(header: Mapping[str, Any], n_excerpts: tuple[int, int]) -> str:
@@ -174,13 +177,13 @@ def _row(label: str, excerpt: Excerpt) -> str:
 def _others(results: Sequence[Result]) -> str:
     """Inputs without an event, and those that failed."""
     failed = [result for result in results if isinstance(result, Failure)]
-    empty = [result for result in results if result.status == "empty"]
+    empty = [result for result in results if isinstance(result, ClipResult) and result.status == "empty"]
     parts = []
     if failed:
         items = (f"<li>{safe(result.path)}: <span class=failed>{safe(result.error)}</span>" for result in failed)
         parts.append(f"<h2>Could not be read</h2><ul>{''.join(items)}</ul>\n")
     if empty:
-        items = (f"<li>{safe(result.path)}" for result in empty)
+        items = (f"<li>{safe(result.path)}{_warning(result)}" for result in empty)
         summary = f"<summary>{len(empty):,} without an event</summary>"
         parts.append(f"<details>{summary}<ul>{''.join(items)}</ul></details>\n")
     return "".join(parts)
