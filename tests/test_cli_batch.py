@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from conftest import Ran, chirp, noise, siren, stereo, tone
 
-from audiotag.cli.batch import resume_command
+from audiotag.cli.interruption import resume_command
 from audiotag.journal import JournaledFile
 
 RunAudiotag = Callable[..., Ran]

@@ -315,9 +315,10 @@ def test_a_pipe_with_a_name_is_refused_before_it_is_read(
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [
     (("in", "--out", "there.html"), 1, "there.html: exists. Choose another name, or replace it with --overwrite"),
-    (("in", "--out", "in/long.wav", "--overwrite"), 2, "in/long.wav: is an input and would be overwritten"),
+    (("in", "--out", "same.html", "--overwrite"), 2, "same.html: is an input and would be overwritten"),
     (("--files-from", "there.html", "--out", "there.html", "--overwrite"), 2, "there.html: is an input and would be"),
     (("in", "--overwrite"), 2, "overwrite: there is no file without --out"),
+    (("in", "--out", "new.csv"), 2, "new.csv: a report is a page for a browser. Give --out a name that ends in .html"),
     (("-", "--out", "new.html"), 2, "stdin: can be read only once, and a report needs its audio twice"),
     (("in", "--channels", "each", "--out", "new.html"), 2, "channels 'each' gives several results"),
     (("in", "--include-labels", "Dgo", "--out", "new.html"), 2, "Did you mean 'Dog'?"),
@@ -327,6 +328,7 @@ def test_what_cannot_be_made_is_one_line_and_writes_nothing(
     run_audiotag: RunAudiotag, recordings: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     (tmp_path / "there.html").write_text("mine")
+    (tmp_path / "same.html").hardlink_to(recordings / "long.wav")
     before = (recordings / "long.wav").read_bytes()
     ran = run_audiotag("report", *arguments)
     assert ran.code == code

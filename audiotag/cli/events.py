@@ -7,8 +7,8 @@ from dataclasses import replace
 import typer
 
 from audiotag.cli import options
-from audiotag.cli.batch import RunOptions, run_batch
 from audiotag.cli.options import ENGINE, EVENT, TAG, record_of
+from audiotag.cli.running import RunOptions, run_batch
 from audiotag.options import EngineOptions, EventOptions, TagOptions
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audiotag.cli import options
-from audiotag.cli.batch import check_named, say_summary, warn_of_trouble
 from audiotag.cli.options import ENGINE, EVENT, TAG, record_of
 from audiotag.cli.predict import at_least_one, check_labels
 from audiotag.cli.progress import Progress
+from audiotag.cli.running import check_named, say_summary, warn_of_trouble
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Input, find_inputs, is_read_once, refuse_input_as_output, sources_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from audiotag.run import Tally
     from audiotag.tagger import Tagger
 
+SUFFIXES = (".html", ".htm")
 MOST_EXCERPTS = 200  # in one page; with sound about 12 kB a second
 
 
@@ -104,6 +105,8 @@ def report(
 
 
 def _check_output(out: Path | None, *, overwrite: bool) -> None:
+    if out is not None and out.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{out}: a report is a page for a browser. Give --out a name that ends in .html")
     if out is not None:
         check_output(out, "overwrite" if overwrite else "new")
     elif overwrite:

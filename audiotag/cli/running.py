@@ -1,0 +1,212 @@
+"""A run over many inputs, as `batch` and `events` begin it: its options, its output, its account of every input."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from audiotag.cli import options
+from audiotag.cli.interruption import interruptible
+from audiotag.cli.plan import show_plan
+from audiotag.cli.predict import at_least_one, check_labels
+from audiotag.cli.progress import Progress, hours, real_time
+from audiotag.errors import UsageError
+from audiotag.hub import resolve_model
+from audiotag.inputs import Found, Input, Shard, find_inputs, in_shard, refuse_input_as_output, sources_of
+from audiotag.journal import JournaledFile, Mode, check_output, journal_path, read_finished
+from audiotag.options import EngineOptions, TagOptions
+from audiotag.results import Failure, Result
+from audiotag.writers import Output, open_output, open_writer, pick_format
+
+if TYPE_CHECKING:
+    from audiotag.run import Tally
+    from audiotag.tagger import Tagger
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a run gets its inputs, what becomes of its results, and how it behaves; each field is an option."""
+
+    inputs: tuple[str, ...] | None
+    files_from: str | None
+    null: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    shard: Shard | None
+    out: Path | None
+    form: str | None
+    header: bool
+    resume: bool
+    overwrite: bool
+    strict: bool
+    dry_run: bool
+    progress: bool
+    model: str | None
+    offline: bool
+    update: bool
+    quiet: bool
+    verbose: bool
+
+    @property
+    def mode(self) -> Mode:
+        """What becomes of an output that exists.
+
+        Raises:
+            UsageError: the options contradict each other.
+        """
+        check_named(self.inputs, self.files_from)
+        if self.resume and self.overwrite:
+            raise UsageError("resume and overwrite: contradict each other. Leave out one of the two")
+        if self.out is None and (self.resume or self.overwrite):
+            name = "resume" if self.resume else "overwrite"
+            raise UsageError(f"{name}: there is no file without --out. Add --out FILE")
+        return "resume" if self.resume else "overwrite" if self.overwrite else "new"
+
+    def find(self) -> Iterator[Found]:
+        """The inputs, and what is skipped."""
+        return self._find(self.files_from)
+
+    def sources(self) -> Iterator[Path]:
+        """The files that are read, as far as they can be told beforehand: a list on stdin can be read only once."""
+        files_from = None if self.files_from == "-" else self.files_from
+        return chain([] if files_from is None else [Path(files_from)], sources_of(self._find(files_from)))
+
+    def _find(self, files_from: str | None) -> Iterator[Found]:
+        return find_inputs(
+            self.inputs or (), include=self.include, exclude=self.exclude, files_from=files_from, null=self.null
+        )
+
+
+def check_named(inputs: Sequence[str] | None, files_from: str | None) -> None:
+    """Refuses a command line without inputs."""
+    if not inputs and files_from is None:
+        raise UsageError("no INPUT was given. Name files or folders, or a list with --files-from")
+
+
+def run_batch(run: RunOptions, tag_options: TagOptions, engine_options: EngineOptions) -> int:
+    """Tags what `run` names; gives the exit code."""
+    options.set_verbosity(quiet=run.quiet, verbose=run.verbose)
+    name, mode = pick_format(run.form, run.out, header=run.header), run.mode
+    if run.out is not None and not run.dry_run:
+        check_output(run.out, mode)
+    folder = resolve_model(run.model, update=run.update, offline=run.offline, engine=engine_options)
+    check_labels(tag_options, folder)
+    if run.dry_run:
+        return show_plan(run.find(), folder, tag_options, engine_options, shard=run.shard)
+    if mode == "overwrite":
+        refuse_input_as_output(run.out, run.sources())
+    found = in_shard(at_least_one(run.find()), run.shard)
+    from audiotag.run import Tally
+    from audiotag.tagger import Tagger
+
+    tagger, tally = Tagger(folder, options=engine_options), Tally()
+    count = None if run.files_from else lambda: in_shard(run.find(), run.shard)
+    among_results = run.out is None and sys.stdout.isatty()
+    progress = Progress(tally, count, shown=run.progress and not run.quiet, among_results=among_results)
+    session = _Session(tagger, tag_options, tally, progress, count=count, shard=run.shard, strict=run.strict)
+    with interruptible(tally, run.out), progress:
+        session.run(found, run.out, name, with_header=run.header, mode=mode)
+    if not run.quiet:
+        say_summary(tally, progress)
+    return tally.exit_code
+
+
+class _Session:
+    """What a run needs besides its inputs and its output."""
+
+    def __init__(
+        self,
+        tagger: Tagger,
+        tag_options: TagOptions,
+        tally: Tally,
+        progress: Progress,
+        *,
+        count: Callable[[], Iterable[Found]] | None,
+        shard: Shard | None,
+        strict: bool,
+    ) -> None:
+        self._tagger, self._options, self._tally = tagger, tag_options, tally
+        self._progress, self._count, self._shard, self._strict = progress, count, shard, strict
+
+    def run(self, found: Iterable[Input], out: Path | None, name: str, *, with_header: bool, mode: Mode) -> None:
+        """Tags what was found, to stdout without `out`."""
+        run_header = self._tagger.run_header(self._options)
+        if self._shard is not None:
+            run_header["shard"] = str(self._shard)
+        if out is not None:
+            self._to_file(found, out, name, run_header, with_header=with_header, mode=mode)
+            return
+        with open_output(None) as output:
+            self._to_stream(found, output, name, run_header, with_header=with_header)
+
+    def _to_stream(
+        self, found: Iterable[Input], output: Output, name: str, run_header: dict[str, Any], *, with_header: bool
+    ) -> None:
+        from audiotag.run import Stream
+
+        writer = open_writer(name, output, header=run_header, asked_for_header=with_header)
+        writer.begin()
+        self._tag(found, Stream(writer))
+        writer.end()
+
+    def _to_file(
+        self, found: Iterable[Input], out: Path, name: str, run_header: dict[str, Any], *, with_header: bool, mode: Mode
+    ) -> None:
+        was_finished = mode == "resume" and out.exists() and not journal_path(out).exists()
+        if was_finished:
+            was = read_finished(out, form=name, header=run_header, with_header=with_header)
+            if was is not None:
+                self._take_counts(was, out)
+                return
+        with closing(JournaledFile(out, form=name, header=run_header, with_header=with_header, mode=mode)) as file:
+            if file.finish_earlier() is None:
+                if self._count is not None:
+                    file.check_inputs((item.path for item in self._count()), was_finished=was_finished)
+                self._tag(found, file)
+                file.finish(self._tally.to_dict())
+                return
+        # It is a finished one now, which may be added to.
+        self._to_file(found, out, name, run_header, with_header=with_header, mode=mode)
+
+    def _take_counts(self, was: dict[str, Any], out: Path) -> None:
+        logger.warning("%s: is finished already; nothing was done. Inputs added since need --overwrite", out)
+        counts = was["inputs"]
+        self._tally.n_ok, self._tally.n_empty, self._tally.n_failed = counts["ok"], counts["empty"], counts["failed"]
+        self._tally.seconds = was["seconds_of_audio"]
+
+    def _tag(self, found: Iterable[Input], sink: Any) -> None:
+        from audiotag.run import run
+
+        run(
+            self._tagger, found, sink, options=self._options, tally=self._tally, strict=self._strict,
+            on_seconds=self._progress.add_seconds, on_input=self._on_input,
+        )  # fmt: skip
+
+    def _on_input(self, given: Input, results: tuple[Result, ...]) -> None:
+        warn_of_trouble(given, results)
+        self._progress.add_input(given)
+
+
+def warn_of_trouble(given: Input, results: tuple[Result, ...]) -> None:
+    """Says what was wrong with an input."""
+    first = results[0]
+    trouble = first.error if isinstance(first, Failure) else first.warning
+    if trouble is not None:
+        logger.warning("%s: %s", given.path, trouble)
+
+
+def say_summary(tally: Tally, progress: Progress) -> None:
+    """The last line of a run: how its inputs ended, and how fast."""
+    counts = f"{tally.n_ok:,} ok, {tally.n_empty:,} empty, {tally.n_failed:,} failed"
+    speed = real_time(progress.seconds, progress.elapsed)
+    typer.echo(f"{counts}; {hours(tally.seconds)} of audio, {speed}", err=True)
