@@ -84,21 +84,13 @@ def report(
     refuse_input_as_output(out, chain([files_from] if files_from else [], sources_of(found)))
     folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
     check_labels(tag_options, folder)
-    from audiotag.report import excerpts_of, page_of, render
     from audiotag.run import Tally
     from audiotag.tagger import Tagger
 
     tagger, tally = Tagger(folder, options=engine_options), Tally()
     with Progress(tally, lambda: found, shown=progress and not quiet) as shown:
         results = _results(tagger, found, tag_options, tally, shown)
-        excerpts, count = excerpts_of(results, most=max_excerpts)
-        sources = {given.path: given.source for given in found if given.source is not None}
-        rendered = render(
-            excerpts, sources, folder.config.frontend, channels=channels, sound=sound, workers=workers
-        )
-        header = tagger.run_header(tag_options)
-        page = page_of(results, rendered, header=header, n_excerpts=(len(excerpts), count))
-        _write(page, out)
+        _write(_page(tagger, found, tag_options, results, most=max_excerpts, sound=sound), out)
     if not quiet:
         say_summary(tally, shown)
     return tally.exit_code
@@ -138,6 +130,20 @@ def _results(
         on_input=on_input,
     )  # fmt: skip
     return kept.results
+
+
+def _page(
+    tagger: Tagger, found: list[Input], tag_options: TagOptions, results: list[Result], *, most: int, sound: bool
+) -> Iterator[str]:
+    from audiotag.report import excerpts_of, page_of, render
+
+    excerpts, count = excerpts_of(results, most=most)
+    sources = {given.path: given.source for given in found if given.source is not None}
+    rendered = render(
+        excerpts, sources, tagger.config.frontend,
+        channels=tag_options.channels, sound=sound, workers=tagger.options.workers,
+    )  # fmt: skip
+    return page_of(results, rendered, header=tagger.run_header(tag_options), n_excerpts=(len(excerpts), count))
 
 
 @dataclass
