@@ -75,10 +75,16 @@ def predict(
         )
         with closing(tagger.tag_many(found, options=tag_options)) as results:
             counts = _write(results, writer, tells=name != "table")
-    if name == "table" and counts["empty"] and not quiet:
-        how_many = f"{counts['empty']} of {counts.total()}"
-        typer.echo(f"audiotag: no label reached its threshold in {how_many}. A lower -t shows weaker ones", err=True)
+    if name == "table" and not quiet:
+        explain_empty(counts["empty"], counts.total())
     return ExitCode.SOME_FAILED if counts["failed"] else ExitCode.OK
+
+
+def explain_empty(n_empty: int, n_inputs: int) -> None:
+    """Tells people why there is nothing to see, and what to do."""
+    if n_empty:
+        how_many = f"{n_empty:,} of {n_inputs:,}"
+        typer.echo(f"audiotag: no label reached its threshold in {how_many}. A lower -t shows weaker ones", err=True)
 
 
 def check_labels(tag_options: TagOptions, folder: ModelFolder) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, EVENT, TAG, record_of
-from audiotag.cli.predict import at_least_one, check_labels
+from audiotag.cli.predict import at_least_one, check_labels, explain_empty
 from audiotag.cli.progress import Progress
 from audiotag.cli.running import check_named, say_summary, warn_of_trouble
 from audiotag.errors import UsageError
@@ -92,6 +92,7 @@ def report(
         results = _results(tagger, found, tag_options, tally, shown)
         _write(_page(tagger, found, tag_options, results, most=max_excerpts, sound=sound), out)
     if not quiet:
+        explain_empty(tally.n_empty, tally.n_inputs)
         say_summary(tally, shown)
     return tally.exit_code
 

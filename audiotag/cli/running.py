@@ -16,7 +16,7 @@ import typer
 from audiotag.cli import options
 from audiotag.cli.interruption import interruptible
 from audiotag.cli.plan import show_plan
-from audiotag.cli.predict import at_least_one, check_labels
+from audiotag.cli.predict import at_least_one, check_labels, explain_empty
 from audiotag.cli.progress import Progress, hours, real_time
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
@@ -116,6 +116,8 @@ def run_batch(run: RunOptions, tag_options: TagOptions, engine_options: EngineOp
     session = _Session(tagger, tag_options, tally, progress, count=count, shard=run.shard, strict=run.strict)
     with interruptible(tally, run.out), progress:
         session.run(found, run.out, name, with_header=run.header, mode=mode)
+    if name == "table" and not run.quiet:
+        explain_empty(tally.n_empty, tally.n_inputs)
     if not run.quiet:
         say_summary(tally, progress)
     return tally.exit_code
