@@ -270,6 +270,8 @@ def test_the_page_shows_the_events_and_needs_nothing_else(
         info = soundfile.info(io.BytesIO(sound))
         assert info.duration == pytest.approx(float(attributes["data-seconds"] or 0), abs=0.05)
     assert run_audiotag("report", "in", *options, "--out", "again.html").code == 3
+    ran = run_audiotag("report", "in", *options[:-1], "--out", "told.html")
+    assert f"excerpts {len(page.all('figure'))}/{len(page.all('figure'))}" in ran.stderr.splitlines()
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
 
 
@@ -288,7 +290,7 @@ def test_a_pipe_gets_the_page_and_options_thin_it_out(run_audiotag: RunAudiotag,
 def test_ctrl_c_ends_soon_while_sound_is_encoded_and_leaves_nothing(write_wav: WriteWav, tmp_path: Path) -> None:
     """libsndfile's callbacks swallow it on the thread that calls them."""
     write_wav("long.wav", np.tile(np.concatenate([noise(seconds=8.0), tone(seconds=3.0), siren(seconds=6.0)]), 100))
-    command = [*AUDIOTAG, "report", "long.wav", "-t", "0.5", "--out", "page.html"]
+    command = [*AUDIOTAG, "report", "long.wav", "-t", "0.5", "--no-progress", "--out", "page.html"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         while process.poll() is None and not (tmp_path / "page.html.partial").exists():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -17,6 +17,7 @@ from audiotag.cli.options import ENGINE, EVENT, TAG, record_of
 from audiotag.cli.predict import at_least_one, check_labels, explain_empty
 from audiotag.cli.progress import Progress
 from audiotag.cli.running import check_named, say_summary, warn_of_trouble
+from audiotag.cli.status import StatusLine
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Input, find_inputs, is_read_once, refuse_input_as_output, sources_of
@@ -28,6 +29,8 @@ from audiotag.writers import Output, open_output
 if TYPE_CHECKING:
     from audiotag.run import Tally
     from audiotag.tagger import Tagger
+
+_Drawn = TypeVar("_Drawn")
 
 SUFFIXES = (".html", ".htm")
 MOST_EXCERPTS = 200  # in one page; with sound about 12 kB a second
@@ -90,7 +93,8 @@ def report(
     tagger, tally = Tagger(folder, options=engine_options), Tally()
     with Progress(tally, lambda: found, shown=progress and not quiet) as shown:
         results = _results(tagger, found, tag_options, tally, shown)
-        _write(_page(tagger, found, tag_options, results, most=max_excerpts, sound=sound), out)
+    status = StatusLine(quiet=quiet or not progress)
+    _write(_page(tagger, found, tag_options, results, status, most=max_excerpts, sound=sound), out)
     if not quiet:
         explain_empty(tally.n_empty, tally.n_inputs)
         say_summary(tally, shown)
@@ -134,7 +138,14 @@ def _results(
 
 
 def _page(
-    tagger: Tagger, found: list[Input], tag_options: TagOptions, results: list[Result], *, most: int, sound: bool
+    tagger: Tagger,
+    found: list[Input],
+    tag_options: TagOptions,
+    results: list[Result],
+    status: StatusLine,
+    *,
+    most: int,
+    sound: bool,
 ) -> Iterator[str]:
     from audiotag.report import excerpts_of, page_of, render
 
@@ -144,7 +155,15 @@ def _page(
         excerpts, sources, tagger.config.frontend,
         channels=tag_options.channels, sound=sound, workers=tagger.options.workers,
     )  # fmt: skip
-    return page_of(results, rendered, header=tagger.run_header(tag_options), n_excerpts=(len(excerpts), count))
+    told = _told(rendered, len(excerpts), status)
+    return page_of(results, told, header=tagger.run_header(tag_options), n_excerpts=(len(excerpts), count))
+
+
+def _told(rendered: Iterator[_Drawn], count: int, status: StatusLine) -> Iterator[_Drawn]:
+    """What passes, with a line that says how many have."""
+    for number, drawn in enumerate(rendered, start=1):
+        status.show(f"excerpts {number}/{count}", keep=number == count)
+        yield drawn
 
 
 @dataclass
