@@ -6,8 +6,8 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, TAG, record_of
-from audiotag.cli.running import RunOptions, run_batch
-from audiotag.options import EngineOptions, TagOptions
+from audiotag.cli.running import run_batch
+from audiotag.options import TagOptions
 
 
 def batch(
@@ -54,6 +54,4 @@ def batch(
 
     Example: audiotag batch recordings --out tags.csv
     """
-    return run_batch(
-        record_of(RunOptions, context), record_of(TagOptions, context), record_of(EngineOptions, context)
-    )
+    return run_batch(context, record_of(TagOptions, context))

@@ -8,8 +8,8 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, EVENT, TAG, record_of
-from audiotag.cli.running import RunOptions, run_batch
-from audiotag.options import EngineOptions, EventOptions, TagOptions
+from audiotag.cli.running import run_batch
+from audiotag.options import EventOptions, TagOptions
 
 
 def events(
@@ -54,5 +54,4 @@ def events(
 
     Example: audiotag events dawn.wav --out dawn.labels.txt
     """
-    tag_options = replace(record_of(TagOptions, context), events=record_of(EventOptions, context))
-    return run_batch(record_of(RunOptions, context), tag_options, record_of(EngineOptions, context))
+    return run_batch(context, replace(record_of(TagOptions, context), events=record_of(EventOptions, context)))

@@ -126,8 +126,14 @@ def _write(results: Iterator[Result], writer: Writer, *, tells: bool) -> Counter
     for result in results:
         writer.write(result)
         counts[result.status] += 1
-        trouble = result.error if isinstance(result, Failure) else result.warning
-        if tells and trouble is not None:
-            logger.warning("%s: %s", result.path, trouble)
+        if tells:
+            warn_of_trouble(result)
     writer.end()
     return counts
+
+
+def warn_of_trouble(result: Result) -> None:
+    """Says what was wrong with an input."""
+    trouble = result.error if isinstance(result, Failure) else result.warning
+    if trouble is not None:
+        logger.warning("%s: %s", result.path, trouble)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -16,18 +15,17 @@ from audiotag.cli import options
 from audiotag.cli.options import ENGINE, EVENT, TAG, record_of
 from audiotag.cli.predict import at_least_one, check_labels, explain_empty
 from audiotag.cli.progress import Progress
-from audiotag.cli.running import check_named, say_summary, warn_of_trouble
+from audiotag.cli.running import InputOptions, say_summary, tag_all
 from audiotag.cli.status import StatusLine
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
-from audiotag.inputs import Input, find_inputs, is_read_once, refuse_input_as_output, sources_of
+from audiotag.inputs import Input, is_read_once, refuse_input_as_output, sources_of
 from audiotag.journal import check_output, write_beside
 from audiotag.options import EngineOptions, EventOptions, TagOptions
 from audiotag.results import Result
 from audiotag.writers import Output, open_output
 
 if TYPE_CHECKING:
-    from audiotag.run import Tally
     from audiotag.tagger import Tagger
 
 _Drawn = TypeVar("_Drawn")
@@ -80,21 +78,21 @@ def report(
     tag_options = replace(record_of(TagOptions, context), events=record_of(EventOptions, context))
     engine_options = record_of(EngineOptions, context)
     _check_output(out, overwrite=overwrite)
-    check_named(inputs, files_from)
-    find = partial(find_inputs, inputs or [], include=include, exclude=exclude, files_from=files_from, null=null)
-    found = list(at_least_one(find()))
+    named = record_of(InputOptions, context)
+    named.check()
+    found = list(at_least_one(named.find()))
     _check_inputs(found, channels)
-    refuse_input_as_output(out, chain([files_from] if files_from else [], sources_of(found)))
+    refuse_input_as_output(out, chain(named.lists(), sources_of(found)))
     folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
     check_labels(tag_options, folder)
-    from audiotag.run import Tally
+    from audiotag.run import Stream, Tally
     from audiotag.tagger import Tagger
 
-    tagger, tally = Tagger(folder, options=engine_options), Tally()
+    tagger, tally, kept = Tagger(folder, options=engine_options), Tally(), _Kept()
     with Progress(tally, lambda: found, shown=progress and not quiet) as shown:
-        results = _results(tagger, found, tag_options, tally, shown)
+        tag_all(tagger, found, Stream(kept), tag_options=tag_options, tally=tally, progress=shown)
     status = StatusLine(quiet=quiet or not progress)
-    _write(_page(tagger, found, tag_options, results, status, most=max_excerpts, sound=sound), out)
+    _write(_page(tagger, found, tag_options, kept.results, status, most=max_excerpts, sound=sound), out)
     if not quiet:
         explain_empty(tally.n_empty, tally.n_inputs)
         say_summary(tally, shown)
@@ -118,23 +116,6 @@ def _check_inputs(found: list[Input], channels: str) -> None:
         raise UsageError(f"{name}: can be read only once, and a report needs its audio twice. Save it to a file first")
     if channels == "each":
         raise UsageError("channels 'each' gives several results. Make a report of each channel: --channels 0, 1, ...")
-
-
-def _results(
-    tagger: Tagger, found: list[Input], tag_options: TagOptions, tally: Tally, progress: Progress
-) -> list[Result]:
-    from audiotag.run import Stream, run
-
-    def on_input(given: Input, of_input: tuple[Result, ...]) -> None:
-        warn_of_trouble(given, of_input)
-        progress.add_input(given)
-
-    kept = _Kept()
-    run(
-        tagger, found, Stream(kept), options=tag_options, tally=tally, on_seconds=progress.add_seconds,
-        on_input=on_input,
-    )  # fmt: skip
-    return kept.results
 
 
 def _page(

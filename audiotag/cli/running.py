@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -15,33 +15,66 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.interruption import interruptible
+from audiotag.cli.options import record_of
 from audiotag.cli.plan import show_plan
-from audiotag.cli.predict import at_least_one, check_labels, explain_empty
+from audiotag.cli.predict import at_least_one, check_labels, explain_empty, warn_of_trouble
 from audiotag.cli.progress import Progress, hours, real_time
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Found, Input, Shard, find_inputs, in_shard, refuse_input_as_output, sources_of
 from audiotag.journal import JournaledFile, Mode, check_output, journal_path, read_finished
 from audiotag.options import EngineOptions, TagOptions
-from audiotag.results import Failure, Result
+from audiotag.results import Result
 from audiotag.writers import Output, open_output, open_writer, pick_format
 
 if TYPE_CHECKING:
-    from audiotag.run import Tally
+    from audiotag.run import Sink, Tally
     from audiotag.tagger import Tagger
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where a run gets its inputs, what becomes of its results, and how it behaves; each field is an option."""
+class InputOptions:
+    """Where a run gets its inputs; each field is an option."""
 
     inputs: tuple[str, ...] | None
     files_from: str | None
     null: bool
     include: tuple[str, ...]
     exclude: tuple[str, ...]
+
+    def check(self) -> None:
+        """Refuses a command line without inputs.
+
+        Raises:
+            UsageError: it has none.
+        """
+        if not self.inputs and self.files_from is None:
+            raise UsageError("no INPUT was given. Name files or folders, or a list with --files-from")
+
+    def find(self) -> Iterator[Found]:
+        """The inputs, and what is skipped."""
+        return self._find(self.files_from)
+
+    def lists(self) -> tuple[Path, ...]:
+        """The file that names inputs, where it is one."""
+        return () if self.files_from in (None, "-") else (Path(self.files_from),)
+
+    def sources(self) -> Iterator[Path]:
+        """The files that are read, as far as they can be told beforehand: a list on stdin can be read only once."""
+        return chain(self.lists(), sources_of(self._find(None if self.files_from == "-" else self.files_from)))
+
+    def _find(self, files_from: str | None) -> Iterator[Found]:
+        return find_inputs(
+            self.inputs or (), include=self.include, exclude=self.exclude, files_from=files_from, null=self.null
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What becomes of a run's results, and how it behaves; each field is an option."""
+
     shard: Shard | None
     out: Path | None
     form: str | None
@@ -64,7 +97,6 @@ class RunOptions:
         Raises:
             UsageError: the options contradict each other.
         """
-        check_named(self.inputs, self.files_from)
         if self.resume and self.overwrite:
             raise UsageError("resume and overwrite: contradict each other. Leave out one of the two")
         if self.out is None and (self.resume or self.overwrite):
@@ -72,45 +104,29 @@ class RunOptions:
             raise UsageError(f"{name}: there is no file without --out. Add --out FILE")
         return "resume" if self.resume else "overwrite" if self.overwrite else "new"
 
-    def find(self) -> Iterator[Found]:
-        """The inputs, and what is skipped."""
-        return self._find(self.files_from)
 
-    def sources(self) -> Iterator[Path]:
-        """The files that are read, as far as they can be told beforehand: a list on stdin can be read only once."""
-        files_from = None if self.files_from == "-" else self.files_from
-        return chain([] if files_from is None else [Path(files_from)], sources_of(self._find(files_from)))
-
-    def _find(self, files_from: str | None) -> Iterator[Found]:
-        return find_inputs(
-            self.inputs or (), include=self.include, exclude=self.exclude, files_from=files_from, null=self.null
-        )
-
-
-def check_named(inputs: Sequence[str] | None, files_from: str | None) -> None:
-    """Refuses a command line without inputs."""
-    if not inputs and files_from is None:
-        raise UsageError("no INPUT was given. Name files or folders, or a list with --files-from")
-
-
-def run_batch(run: RunOptions, tag_options: TagOptions, engine_options: EngineOptions) -> int:
-    """Tags what `run` names; gives the exit code."""
+def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
+    """Tags as the command line says that `context` holds; gives the exit code."""
+    run, inputs = record_of(RunOptions, context), record_of(InputOptions, context)
+    engine_options = record_of(EngineOptions, context)
     options.set_verbosity(quiet=run.quiet, verbose=run.verbose)
-    name, mode = pick_format(run.form, run.out, header=run.header), run.mode
+    name = pick_format(run.form, run.out, header=run.header)
+    inputs.check()
+    mode = run.mode
     if run.out is not None and not run.dry_run:
         check_output(run.out, mode)
     folder = resolve_model(run.model, update=run.update, offline=run.offline, engine=engine_options)
     check_labels(tag_options, folder)
     if run.dry_run:
-        return show_plan(run.find(), folder, tag_options, engine_options, shard=run.shard)
+        return show_plan(inputs.find(), folder, tag_options, engine_options, shard=run.shard)
     if mode == "overwrite":
-        refuse_input_as_output(run.out, run.sources())
-    found = in_shard(at_least_one(run.find()), run.shard)
+        refuse_input_as_output(run.out, inputs.sources())
+    found = in_shard(at_least_one(inputs.find()), run.shard)
     from audiotag.run import Tally
     from audiotag.tagger import Tagger
 
     tagger, tally = Tagger(folder, options=engine_options), Tally()
-    count = None if run.files_from else lambda: in_shard(run.find(), run.shard)
+    count = None if inputs.files_from else lambda: in_shard(inputs.find(), run.shard)
     among_results = run.out is None and sys.stdout.isatty()
     progress = Progress(tally, count, shown=run.progress and not run.quiet, among_results=among_results)
     session = _Session(tagger, tag_options, tally, progress, count=count, shard=run.shard, strict=run.strict)
@@ -186,25 +202,34 @@ class _Session:
         self._tally.n_ok, self._tally.n_empty, self._tally.n_failed = counts["ok"], counts["empty"], counts["failed"]
         self._tally.seconds = was["seconds_of_audio"]
 
-    def _tag(self, found: Iterable[Input], sink: Any) -> None:
-        from audiotag.run import run
-
-        run(
-            self._tagger, found, sink, options=self._options, tally=self._tally, strict=self._strict,
-            on_seconds=self._progress.add_seconds, on_input=self._on_input,
+    def _tag(self, found: Iterable[Input], sink: Sink) -> None:
+        tag_all(
+            self._tagger, found, sink,
+            tag_options=self._options, tally=self._tally, progress=self._progress, strict=self._strict,
         )  # fmt: skip
 
-    def _on_input(self, given: Input, results: tuple[Result, ...]) -> None:
-        warn_of_trouble(given, results)
-        self._progress.add_input(given)
 
+def tag_all(
+    tagger: Tagger,
+    found: Iterable[Input],
+    sink: Sink,
+    *,
+    tag_options: TagOptions,
+    tally: Tally,
+    progress: Progress,
+    strict: bool = False,
+) -> None:
+    """Tags what was found; stderr tells of progress and of trouble."""
+    from audiotag.run import run
 
-def warn_of_trouble(given: Input, results: tuple[Result, ...]) -> None:
-    """Says what was wrong with an input."""
-    first = results[0]
-    trouble = first.error if isinstance(first, Failure) else first.warning
-    if trouble is not None:
-        logger.warning("%s: %s", given.path, trouble)
+    def on_input(given: Input, results: tuple[Result, ...]) -> None:
+        warn_of_trouble(results[0])
+        progress.add_input(given)
+
+    run(
+        tagger, found, sink, options=tag_options, tally=tally, strict=strict,
+        on_seconds=progress.add_seconds, on_input=on_input,
+    )  # fmt: skip
 
 
 def say_summary(tally: Tally, progress: Progress) -> None:
