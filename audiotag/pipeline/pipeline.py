@@ -100,11 +100,12 @@ class _Channel:
 
     def add(self, window: WindowItem, scores: ScoreArray) -> None:
         """Takes the next window. Shape: `[class]`."""
-        self._pool.add(scores)
         if self._options.windows:
             tags = top_tags(scores, self._config, self._selection)
             self._windows.append(WindowResult(start=window.start, end=window.end, tags=tags))
-        if self._finder is not None:
+        if self._finder is None:
+            self._pool.add(scores)
+        else:
             self._finder.add(window.start, window.end, scores)
 
     def result(self, end: ClipEnd, number: int) -> ClipResult:
