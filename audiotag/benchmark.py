@@ -1,4 +1,4 @@
-"""How fast this machine tags, stage by stage, on synthetic audio; `audiotag bench` shows it.
+"""How fast this machine tags, stage by stage, on synthetic audio, and with which batches; `audiotag bench` shows it.
 
 A run's floor is the engine's time on all cores plus that of decoding, resampling and log-mels, measured alone on one
 core, divided by the cores. What a run takes beyond its floor is the pipeline's own cost, and that of cores that share
@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -31,9 +31,10 @@ from audiotag.engines import Engine
 from audiotag.errors import AudioError
 from audiotag.frontend import WindowLogMel
 from audiotag.model_folder import ModelFolder
-from audiotag.options import EngineOptions, core_count
+from audiotag.options import EngineOptions, core_count, cpu_name
 from audiotag.selftest import engines_here, synthetic_clips
 from audiotag.tagger import Tagger, open_engine
+from audiotag.tuning import Tuning, quickest, remember
 from audiotag.windows import cut_windows, window_starts
 
 CLIP_SECONDS = 5.0
@@ -45,6 +46,9 @@ SECONDS_PER_MEASURE = 0.5  # the shorter, the noisier
 # through the stages, when the engine has nothing to do yet.
 SECONDS_PER_RUN = 1.2
 MIN_CLIPS, MAX_CLIPS = 16, 240
+# Windows of a call that an engine is tried with.
+BATCHES_ON_CPU = (1, 2, 4, 8, 16)
+BATCHES_ON_GPU = (8, 16, 32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,19 +80,12 @@ def machine() -> dict[str, Any]:
     packages = ("numpy", "onnxruntime", "soundfile", "soxr", "av")
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": core_count(),
         "system": platform.system(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
     }
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
 
 
 def measure(folder: ModelFolder) -> Iterator[Measure]:
@@ -228,6 +225,56 @@ def engine_seconds(engine: Engine, config: ModelConfig, batch_size: int) -> floa
     with ThreadPoolExecutor(engine.concurrency) as executor:
         calls = [log_mels] * (2 * engine.concurrency)
         return seconds_of(lambda: list(executor.map(engine, calls))) / (batch_size * len(calls))
+
+
+# --- the best batch ---
+
+
+def tune(folder: ModelFolder) -> Iterator[Measure]:
+    """Every engine here with each way to call it that it chooses from; the quickest is remembered for later runs.
+
+    Raises:
+        OutputError: it cannot be written to the cache.
+    """
+    for options in engines_here(folder):
+        # Not what was remembered, but all cores to begin with; torch counts for itself.
+        engine = open_engine(folder, replace(options, threads=core_count()) if options.engine == "onnx" else options)
+        seconds = _seconds_of_tunings(engine, folder.config)
+        chosen = quickest(seconds)
+        remember(chosen, engine, folder.config)
+        for tuning, taken in seconds.items():
+            yield _tuning_measure(engine, folder.config, tuning, taken, is_chosen=tuning == chosen)
+
+
+def _seconds_of_tunings(engine: Engine, config: ModelConfig) -> dict[Tuning, float]:
+    """Seconds a window: batches on the whole device while they fit, then the best of them with fewer calls at once."""
+    seconds: dict[Tuning, float] = {}
+
+    def try_out(tuning: Tuning) -> None:
+        engine.concurrency = tuning.concurrency
+        seconds[tuning] = engine_seconds(engine, config, tuning.batch_size)
+
+    n_calls = engine.concurrency
+    for batch_size in BATCHES_ON_CPU if engine.device == "cpu" else BATCHES_ON_GPU:
+        try:
+            try_out(Tuning(batch_size, n_calls))
+        except MemoryError:
+            break
+    batch_size = quickest(seconds).batch_size
+    while n_calls > 1 and quickest(seconds).concurrency == n_calls:
+        n_calls //= 2
+        try_out(Tuning(batch_size, n_calls))
+    return seconds
+
+
+def _tuning_measure(engine: Engine, config: ModelConfig, tuning: Tuning, seconds: float, *, is_chosen: bool) -> Measure:
+    calls = "1 call at once" if tuning.concurrency == 1 else f"{tuning.concurrency} calls at once"
+    what = f"{engine.name} {engine.device} {engine.precision}, batch {tuning.batch_size}, {calls}"
+    facts = {"engine": engine.name, "device": engine.device, "precision": engine.precision}
+    return Measure(
+        stage="tune", detail=f"{what}: remembered" if is_chosen else what,
+        milliseconds=1e3 * seconds * windows_of_clip(config), facts={**facts, **asdict(tuning), "chosen": is_chosen},
+    )  # fmt: skip
 
 
 # --- whole runs ---

@@ -28,6 +28,7 @@ from audiotag.options import TagOptions as TagOptions
 from audiotag.options import has_gpu
 from audiotag.pipeline import Pipeline
 from audiotag.results import ClipResult, Failure, Result
+from audiotag.tuning import recall
 from audiotag.writers import run_header
 
 logger = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ def _as_input(given: str | os.PathLike[str] | Input) -> Input:
 
 
 def open_engine(folder: ModelFolder, options: EngineOptions) -> Engine:
-    """The engine that `options` ask for, or the best one that works here.
+    """The engine that `options` ask for, or the best one that works here, as this machine was tuned.
 
     Raises:
         EngineError: what was asked for is not available here.
@@ -139,8 +140,16 @@ def open_engine(folder: ModelFolder, options: EngineOptions) -> Engine:
     """
     device = choose_device(options)
     if options.engine == "torch" or device != "cpu":
-        return _open_torch(folder, device, options)
-    return _open_onnx(folder, options)
+        engine = _open_torch(folder, device, options)
+    else:
+        engine = _open_onnx(folder, options)
+    tuning = recall(engine, folder.config)
+    if tuning is not None:
+        engine.batch_size = tuning.batch_size
+        if options.threads is None:
+            engine.concurrency = tuning.concurrency
+        logger.info("as `bench --tune` found here: batch %d, %d calls at once", engine.batch_size, engine.concurrency)
+    return engine
 
 
 def choose_device(options: EngineOptions) -> str:

@@ -22,7 +22,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "L1": ("audio", "windows", "frontend", "scores", "events"),
     "L2": ("model_folder", "network", "engines"),
     "L3": (
-        "hub", "pipeline", "tagger", "journal", "run", "merge", "reformat", "convert", "equalise", "export",
+        "hub", "pipeline", "tuning", "tagger", "journal", "run", "merge", "reformat", "convert", "equalise", "export",
         "report", "model_card", "selftest", "benchmark",
     ),
     "L4": ("training",),

@@ -9,6 +9,7 @@ import typer
 
 from audiotag import __version__
 from audiotag.cli import options
+from audiotag.errors import UsageError
 
 if TYPE_CHECKING:
     from audiotag.benchmark import Measure
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 def bench(
     model: options.Model = None,
     startup: Annotated[bool, typer.Option("--startup", help="Instead, measure a cold start, part by part.")] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Instead, find each engine's best batch and threads, and keep them.")
+    ] = False,
     offline: options.Offline = False,
     form: options.TableOrJson = "table",
 ) -> None:  # fmt: skip
@@ -26,20 +30,25 @@ def bench(
     their floor, which is the engine's time and that of the others divided by the cores. The share is an engine's of
     the machine's matrix-product rate, and the floor's of a run's time.
 
+    What --tune finds is kept in audiotag's cache, for this machine and models of this size; later runs use it unless
+    --batch-size or --threads say otherwise. No score depends on it.
+
     Example: audiotag bench -f json
     """
-    from audiotag.benchmark import machine, measure, measure_startup
+    if startup and tune:
+        raise UsageError("tune: measures engines, not a start. Leave out --tune or --startup")
+    from audiotag import benchmark
     from audiotag.hub import resolve_model
 
     folder = resolve_model(model, offline=offline)
-    measures = measure_startup(folder) if startup else measure(folder)
+    measure = benchmark.measure_startup if startup else benchmark.tune if tune else benchmark.measure
     if form == "json":
-        shown = [found.to_dict() for found in measures]
-        about = {"audiotag": __version__, "model": folder.name, "machine": machine()}
+        shown = [found.to_dict() for found in measure(folder)]
+        about = {"audiotag": __version__, "model": folder.name, "machine": benchmark.machine()}
         typer.echo(json.dumps({**about, "measures": shown}, indent=2))
         return
     typer.echo(f"{'stage':<14} {'ms a clip':>9} {'x real time':>11} {'share':>6}  of a clip of 5 s, {folder.name}")
-    for found in measures:
+    for found in measure(folder):
         typer.echo(_line(found))
 
 

@@ -95,6 +95,7 @@ def machine_checks(model: str | None) -> Iterator[Check]:
     yield from (_package(name, needed=False) for name in OPTIONAL_PACKAGES)
     yield from _devices()
     yield _cache()
+    yield _tuning()
     yield _tried("model", lambda: _describe_model(model))
 
 
@@ -135,6 +136,15 @@ def _cache() -> Check:
     folder = Path(HF_HUB_CACHE)
     n_models = len(list(folder.glob("models--*"))) if folder.is_dir() else 0
     return Check("cache", "ok", f"{folder}, {n_models} models")
+
+
+def _tuning() -> Check:
+    from audiotag.tuning import tuning_folder
+
+    n_kept = len(list(tuning_folder().glob("*.json")))
+    if not n_kept:
+        return Check("tuning", "absent", "engines choose their batches by rule; `audiotag bench --tune` measures")
+    return Check("tuning", "ok", f"{tuning_folder()}, {n_kept} engines")
 
 
 def _describe_model(model: str | None) -> str:

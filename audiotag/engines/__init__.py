@@ -14,7 +14,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """A network that is loaded on a device."""
+    """A network that is loaded on a device; the last two are its own choice, and may be set."""
 
     name: str  # 'onnx' or 'torch'
     device: str  # 'cpu', 'cuda:0', 'mps'

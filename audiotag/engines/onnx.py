@@ -22,7 +22,7 @@ FILE_OF_PRECISION = {"fp32": ONNX, "int8": ONNX_INT8}
 
 # Work of a call, and its windows at most. They are computed one after the other, so a larger batch only spares the
 # call's own cost: on 2 cores with AVX-512 a window of 0.06 GMAC takes 2.4 ms alone, 1.9 in twos, 1.7 in fours and 1.6
-# in eights or sixteens; one of 2.5 GMAC takes 46 ms in every batch. By measuring itself a machine would find no better.
+# in eights or sixteens; one of 2.5 GMAC takes 46 ms in every batch. `tuning` measures where that is not good enough.
 GMACS_OF_CALL = 0.5
 MAX_BATCH_SIZE = 8
 

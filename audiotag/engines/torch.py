@@ -36,6 +36,12 @@ def devices_here() -> tuple[str, ...]:
     return tuple(device for device, is_here in found.items() if is_here)
 
 
+def device_name(device: str) -> str:
+    """What a GPU calls itself."""
+    kind = torch.device(device)
+    return torch.cuda.get_device_name(kind) if kind.type == "cuda" else kind.type
+
+
 def _check_cuda(asked: torch.device) -> None:
     if torch.version.cuda is None and torch.version.hip is None:
         raise EngineError(
