@@ -219,6 +219,15 @@ def test_the_page_says_how_much_it_leaves_out() -> None:
     assert "No label reached its threshold." in text
 
 
+def test_recordings_of_which_no_excerpt_is_shown_are_named() -> None:
+    clips = [clip("a", [(1, 2, 0.9)]), clip("b", [(1, 2, 0.5)]), clip("c", [(4, 5, 0.4)]), clip("d", [])]
+    (shown,), n_excerpts = excerpts_of(clips, most=1)
+    text = "".join(page_of(clips, [(shown, Shown())], header=HEADER, n_excerpts=(1, n_excerpts)))
+    assert "<summary>2 whose events are not among the likeliest</summary><ul><li>b<li>c</ul>" in text
+    assert "<summary>1 without an event</summary><ul><li>d</ul>" in text
+    assert [text for _, text in Page(text).all("h2")] == ["a"]
+
+
 def test_what_was_wrong_with_a_recording_stands_beside_its_name() -> None:
     event = Event(label="Dog", start=1.0, end=2.0, score=0.5)
     cut = ClipResult(path="a.mp3", duration=9.0, tags=(Tag("Dog", 0.5),), events=(event,), warning="damaged after 9 s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
@@ -86,11 +86,13 @@ def page_of(
     title = _title(results, sum(clip.duration for clip in clips.values()))
     yield begin_page(title, style=STYLE)
     yield f"<h1>{safe(title)}</h1>\n" + _about(header, n_excerpts) + _labels(results)
+    shown_paths: set[str] = set()
     for path, of_input in groupby(excerpts, key=lambda pair: pair[0].path):
+        shown_paths.add(path)
         yield f"<section>{_heading(clips[path])}\n<div class=excerpts>\n"
         yield from (_figure(excerpt, shown) for excerpt, shown in of_input)
         yield "</div></section>\n"
-    yield _others(results) + f"<script>{SCRIPT}</script>\n" + END_OF_PAGE
+    yield _others(results, shown_paths) + f"<script>{SCRIPT}</script>\n" + END_OF_PAGE
 
 
 def _title(results: Sequence[Result], seconds: float) -> str:
@@ -174,19 +176,29 @@ def _row(label: str, excerpt: Excerpt) -> str:
     return f"<div class=row>{bars}{first}</div>"
 
 
-def _others(results: Sequence[Result]) -> str:
-    """Inputs without an event, and those that failed."""
-    failed = [result for result in results if isinstance(result, Failure)]
-    empty = [result for result in results if isinstance(result, ClipResult) and result.status == "empty"]
-    parts = []
-    if failed:
-        items = (f"<li>{safe(result.path)}: <span class=failed>{safe(result.error)}</span>" for result in failed)
-        parts.append(f"<h2>Could not be read</h2><ul>{''.join(items)}</ul>\n")
-    if empty:
-        items = (f"<li>{safe(result.path)}{_warning(result)}" for result in empty)
-        summary = f"<summary>{len(empty):,} without an event</summary>"
-        parts.append(f"<details>{summary}<ul>{''.join(items)}</ul></details>\n")
-    return "".join(parts)
+def _others(results: Sequence[Result], shown_paths: Collection[str]) -> str:
+    """Inputs of which nothing is shown, and why."""
+    clips = [result for result in results if isinstance(result, ClipResult) and result.path not in shown_paths]
+    failures = [
+        f"{safe(result.path)}: <span class=failed>{safe(result.error)}</span>"
+        for result in results
+        if isinstance(result, Failure)
+    ]
+    unshown = [safe(clip.path) + _warning(clip) for clip in clips if clip.status == "ok"]
+    empty = [safe(clip.path) + _warning(clip) for clip in clips if clip.status == "empty"]
+    return (
+        _list("<h2>Could not be read</h2>{}\n", failures)
+        + _folded("whose events are not among the likeliest", unshown)
+        + _folded("without an event", empty)
+    )
+
+
+def _folded(what: str, items: Sequence[str]) -> str:
+    return _list(f"<details><summary>{len(items):,} {what}</summary>{{}}</details>\n", items)
+
+
+def _list(frame: str, items: Sequence[str]) -> str:
+    return frame.format(f"<ul>{''.join(f'<li>{item}' for item in items)}</ul>") if items else ""
 
 
 def _clock(seconds: float) -> str:
