@@ -346,7 +346,6 @@ def test_streams_that_the_caller_has_closed_are_empty_or_unheard(sounds: Path) -
     assert (done.returncode, done.stderr) == (0, "audiotag: warning: -: is empty (0 bytes)\n")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_dash_for_out_is_stdout(run_audiotag: RunAudiotag, sounds: Path) -> None:
     ran = run_audiotag("batch", "in", "--out", "-", "-f", "csv")
     assert ran.code == 3
@@ -354,8 +353,10 @@ def test_a_dash_for_out_is_stdout(run_audiotag: RunAudiotag, sounds: Path) -> No
     assert not Path("-").exists()
 
 
-def test_a_full_disk_behind_stdout_is_one_line() -> None:
-    done = shell("audiotag labels >/dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout_is_one_line(unbuffered: str) -> None:
+    done = shell("audiotag labels >/dev/full", PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 1
     assert done.stderr.startswith("audiotag: error: stdout: cannot be written: No space left on device. ")
     assert done.stderr.count("\n") == 1
