@@ -333,6 +333,11 @@ def test_find_print0_to_batch_to_jq(sounds: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "in/a.wav\nin/sub/a.wav\nin/sub/z.wav\n")
 
 
+def test_a_list_from_a_pipe_is_read_once_also_where_an_output_is_replaced(sounds: Path) -> None:
+    command = "audiotag batch --files-from <(find in -name '*.wav') --out out.csv -q"
+    assert [shell(command).returncode, shell(f"{command} --overwrite").returncode] == [0, 0]
+
+
 def test_head_is_a_quiet_success(sounds: Path) -> None:
     done = shell("audiotag batch in -f csv -q | head -1")
     assert (done.returncode, done.stderr) == (0, "")
