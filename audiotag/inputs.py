@@ -325,7 +325,7 @@ class _Walk:
     """The files below a folder, in the byte order of their path's components.
 
     Links to folders are followed, but no folder is walked twice: not if a link leads to where the walk is, was or will
-    be anyway, so loops end.
+    be anyway, nor if it leads above, so loops end. Where the walk comes to what a link has led to, it does not go in.
     """
 
     def __init__(self, root: str, choice: _Choice) -> None:
@@ -392,17 +392,26 @@ class _Walk:
         if self._choice.exclude.match(relative):
             return Skipped(path, "excluded")
         if not os.path.islink(path):
-            return None
+            is_met_again = len(self._walked) > 1 and os.path.realpath(path) in self._walked
+            return Skipped(path, "walked already, through a link") if is_met_again else None
         target = os.path.realpath(path)
-        if any(_overlap(target, walked) for walked in self._walked):
+        if any(_comes_to(walked, target) for walked in self._walked):
             return Skipped(path, "a link to a folder that is walked anyway")
+        if any(_holds(target, folder) for folder in (self._walked[0], os.path.realpath(os.path.dirname(path)))):
+            return Skipped(path, "a link to a folder above")
         self._walked.append(target)
         return None
 
 
-def _overlap(folder: str, other: str) -> bool:
-    first, second = os.path.join(folder, ""), os.path.join(other, "")
-    return first.startswith(second) or second.startswith(first)
+def _comes_to(walked: str, target: str) -> bool:
+    """Whether the walk of a folder comes to another: not if that is hidden in it."""
+    if not _holds(walked, target):
+        return False
+    return not any(name.startswith(".") for name in PurePath(target).relative_to(walked).parts)
+
+
+def _holds(folder: str, other: str) -> bool:
+    return os.path.join(other, "").startswith(os.path.join(folder, ""))
 
 
 def _missing_reason(path: str, error: OSError) -> str:
