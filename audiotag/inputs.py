@@ -383,10 +383,17 @@ class _Walk:
         return _input(path, status) if refusal is None else Skipped(path, refusal)
 
     def _look_at_unknown(self, path: str, relative: str, error: OSError) -> Found:
-        """What cannot be looked at may be a recording or a folder full of them, unless there is nothing at all."""
-        if error.errno in (errno.ENOENT, errno.ELOOP):
-            return Skipped(path, _missing_reason(path, error))
-        return Skipped(path, "excluded") if self._choice.exclude.match(relative) else Input(path, Path(path))
+        """What cannot be looked at may be a recording or a folder full of them.
+
+        Also what is gone since it was listed, as when a drive is; but files that nobody would have taken may go.
+        """
+        if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(path):
+            return Skipped(path, "a link that leads nowhere")
+        if error.errno == errno.ENOENT and os.path.splitext(relative)[1]:
+            refusal = self._choice.refusal(relative)
+        else:
+            refusal = "excluded" if self._choice.exclude.match(relative) else None
+        return Input(path, Path(path)) if refusal is None else Skipped(path, refusal)
 
     def _look_at_folder(self, path: str, relative: str) -> Skipped | None:
         if self._choice.exclude.match(relative):
@@ -412,9 +419,3 @@ def _comes_to(walked: str, target: str) -> bool:
 
 def _holds(folder: str, other: str) -> bool:
     return os.path.join(other, "").startswith(os.path.join(folder, ""))
-
-
-def _missing_reason(path: str, error: OSError) -> str:
-    if os.path.islink(path):
-        return "a link that leads nowhere"
-    return error.strerror or str(error)

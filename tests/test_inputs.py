@@ -201,6 +201,15 @@ def test_what_cannot_be_looked_at_is_an_input_that_will_fail_unless_it_is_exclud
     assert skipped(".", exclude=["*.tmp"]) == {"half shut/.hidden": "hidden", "half shut/no.tmp": "excluded"}
 
 
+def test_what_is_gone_since_its_folder_was_listed_is_an_input_that_will_fail() -> None:
+    touch("a/1.wav", "a/2.wav", "a/3.part", "b/4.wav", "c.old/5.wav", "d.txt")
+    found = find_inputs(["."], exclude=["*.old"])
+    assert next(found).path == "a/1.wav"
+    for name in ("a", "b", "c.old", "d.txt"):
+        Path(name).rename(f"../{name}")
+    assert [item.path for item in found if isinstance(item, Input)] == ["a/2.wav", "b"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_that_cannot_be_read_fails_for_that_reason() -> None:
     touch("shut/b.wav")
