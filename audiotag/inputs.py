@@ -325,7 +325,7 @@ class _Walk:
     """The files below a folder, in the byte order of their path's components.
 
     Links to folders are followed, but no folder is walked twice: not if a link leads to where the walk is, was or will
-    be anyway, so loops end.
+    be anyway, nor if it leads above, so loops end. Where the walk comes to what a link has led to, it does not go in.
     """
 
     def __init__(self, root: str, choice: _Choice) -> None:
@@ -383,29 +383,39 @@ class _Walk:
         return _input(path, status) if refusal is None else Skipped(path, refusal)
 
     def _look_at_unknown(self, path: str, relative: str, error: OSError) -> Found:
-        """What cannot be looked at may be a recording or a folder full of them, unless there is nothing at all."""
-        if error.errno in (errno.ENOENT, errno.ELOOP):
-            return Skipped(path, _missing_reason(path, error))
-        return Skipped(path, "excluded") if self._choice.exclude.match(relative) else Input(path, Path(path))
+        """What cannot be looked at may be a recording or a folder full of them.
+
+        Also what is gone since it was listed, as when a drive is; but files that nobody would have taken may go.
+        """
+        if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(path):
+            return Skipped(path, "a link that leads nowhere")
+        if error.errno == errno.ENOENT and os.path.splitext(relative)[1]:
+            refusal = self._choice.refusal(relative)
+        else:
+            refusal = "excluded" if self._choice.exclude.match(relative) else None
+        return Input(path, Path(path)) if refusal is None else Skipped(path, refusal)
 
     def _look_at_folder(self, path: str, relative: str) -> Skipped | None:
         if self._choice.exclude.match(relative):
             return Skipped(path, "excluded")
         if not os.path.islink(path):
-            return None
+            is_met_again = len(self._walked) > 1 and os.path.realpath(path) in self._walked
+            return Skipped(path, "walked already, through a link") if is_met_again else None
         target = os.path.realpath(path)
-        if any(_overlap(target, walked) for walked in self._walked):
+        if any(_comes_to(walked, target) for walked in self._walked):
             return Skipped(path, "a link to a folder that is walked anyway")
+        if any(_holds(target, folder) for folder in (self._walked[0], os.path.realpath(os.path.dirname(path)))):
+            return Skipped(path, "a link to a folder above")
         self._walked.append(target)
         return None
 
 
-def _overlap(folder: str, other: str) -> bool:
-    first, second = os.path.join(folder, ""), os.path.join(other, "")
-    return first.startswith(second) or second.startswith(first)
+def _comes_to(walked: str, target: str) -> bool:
+    """Whether the walk of a folder comes to another: not if that is hidden in it."""
+    if not _holds(walked, target):
+        return False
+    return not any(name.startswith(".") for name in PurePath(target).relative_to(walked).parts)
 
 
-def _missing_reason(path: str, error: OSError) -> str:
-    if os.path.islink(path):
-        return "a link that leads nowhere"
-    return error.strerror or str(error)
+def _holds(folder: str, other: str) -> bool:
+    return os.path.join(other, "").startswith(os.path.join(folder, ""))

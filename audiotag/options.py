@@ -10,7 +10,6 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from audiotag.config import Aggregate, ModelConfig
@@ -142,7 +141,7 @@ def has_gpu() -> bool:
         return platform.machine() == "arm64"
     # A driver of NVIDIA on Linux, on Windows, or on Windows seen from WSL; one of AMD.
     evidence = ("/dev/nvidiactl", r"C:\Windows\System32\nvcuda.dll", "/dev/dxg", "/dev/kfd")
-    return any(Path(path).exists() for path in evidence)
+    return any(map(os.path.exists, evidence))
 
 
 def core_count() -> int:

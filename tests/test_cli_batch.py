@@ -333,6 +333,11 @@ def test_find_print0_to_batch_to_jq(sounds: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "in/a.wav\nin/sub/a.wav\nin/sub/z.wav\n")
 
 
+def test_a_list_from_a_pipe_is_read_once_also_where_an_output_is_replaced(sounds: Path) -> None:
+    command = "audiotag batch --files-from <(find in -name '*.wav') --out out.csv -q"
+    assert [shell(command).returncode, shell(f"{command} --overwrite").returncode] == [0, 0]
+
+
 def test_head_is_a_quiet_success(sounds: Path) -> None:
     done = shell("audiotag batch in -f csv -q | head -1")
     assert (done.returncode, done.stderr) == (0, "")
@@ -346,7 +351,6 @@ def test_streams_that_the_caller_has_closed_are_empty_or_unheard(sounds: Path) -
     assert (done.returncode, done.stderr) == (0, "audiotag: warning: -: is empty (0 bytes)\n")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_dash_for_out_is_stdout(run_audiotag: RunAudiotag, sounds: Path) -> None:
     ran = run_audiotag("batch", "in", "--out", "-", "-f", "csv")
     assert ran.code == 3
@@ -354,8 +358,10 @@ def test_a_dash_for_out_is_stdout(run_audiotag: RunAudiotag, sounds: Path) -> No
     assert not Path("-").exists()
 
 
-def test_a_full_disk_behind_stdout_is_one_line() -> None:
-    done = shell("audiotag labels >/dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout_is_one_line(unbuffered: str) -> None:
+    done = shell("audiotag labels >/dev/full", PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 1
     assert done.stderr.startswith("audiotag: error: stdout: cannot be written: No space left on device. ")
     assert done.stderr.count("\n") == 1

@@ -61,3 +61,16 @@ def test_clips_ahead_of_the_tally_do_not_make_the_rest_longer_for_good() -> None
         tag(progress, tally, INPUTS[97])
         tag(progress, tally, INPUTS[98])
         assert progress.total_seconds() == pytest.approx(600.0)
+
+
+def test_nothing_is_said_of_what_is_left_where_a_file_is_longer_than_its_bytes_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("audiotag.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
+    tally = Tally()
+    with progress_over(tally) as progress:
+        progress.add_seconds(60.0)
+        tag(progress, tally, INPUTS[0])
+        assert " left" in capsys.readouterr().err
+        progress.add_seconds(3 * 3600.0)
+        assert "x real time\n" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from audiotag.config import ModelConfig
 from audiotag.errors import HubError, ModelError, UsageError
 from audiotag.hub import HubId, cached_commit, exporting, parse_hub_id, pull, resolve_model
 from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, write_configs
-from audiotag.options import EngineOptions
+from audiotag.options import EngineOptions, has_gpu
 
 ID = "org/tiny"
 BYTES = {name: bytes(range(256)) * 1200 + name.encode() for name in (WEIGHTS, ONNX, ONNX_INT8)}  # 300 kB, no model
@@ -121,6 +121,19 @@ def test_a_file_is_no_model_and_nobody_asks_the_hub_for_it(
 def test_the_environment_names_the_model(files: dict[str, bytes], tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("AUDIOTAG_MODEL", str(tmp_path / "configs"))
     assert resolve_model().path == tmp_path / "configs"
+
+
+def test_the_embedded_model_is_found_from_a_folder_that_may_not_be_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = os.stat
+
+    def guarded_stat(path: Any, **options: Any) -> os.stat_result:
+        if not os.path.isabs(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", guarded_stat)
+    assert resolve_model().name == "default"
+    has_gpu()  # asks for files too, some of them with names that only Windows takes for absolute
 
 
 # --- local first ---

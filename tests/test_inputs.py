@@ -141,7 +141,29 @@ def test_link_loops_end_and_no_folder_is_walked_twice(tmp_path: Path) -> None:
     (tmp_path / "outside" / "around").symlink_to(tmp_path)
     assert paths(".") == ["a/x.wav", "b/y.wav", "c/deep/z.wav"]
     reason = "a link to a folder that is walked anyway"
-    assert skipped(".") == dict.fromkeys(["a/other", "a/up", "c/around", "c/back", "d"], reason)
+    assert skipped(".") == {
+        **dict.fromkeys(["a/other", "a/up", "c/back", "d"], reason),
+        "c/around": "a link to a folder above",
+    }
+
+
+def test_a_link_above_what_another_link_has_led_to_is_followed() -> None:
+    touch("../disk/2023/x.wav", "../disk/2024/best/y.wav", "../disk/2024/z.wav", "a.wav")
+    Path("best").symlink_to("../disk/2024/best")
+    Path("disk").symlink_to("../disk")
+    Path("../disk/2024/loop").symlink_to("..")
+    assert paths(".") == ["a.wav", "best/y.wav", "disk/2023/x.wav", "disk/2024/z.wav"]
+    assert skipped(".") == {
+        "disk/2024/best": "walked already, through a link",
+        "disk/2024/loop": "a link to a folder that is walked anyway",
+    }
+
+
+def test_a_link_to_a_hidden_folder_is_followed() -> None:
+    touch(".versions/7/x.wav", ".versions/6/old.wav")
+    Path("now").symlink_to(".versions/7")
+    assert paths(".") == ["now/x.wav"]
+    assert skipped(".") == {".versions": "hidden"}
 
 
 @pytest.fixture
@@ -177,6 +199,15 @@ def test_what_cannot_be_looked_at_is_an_input_that_will_fail_unless_it_is_exclud
     touch("half shut/a.wav", "half shut/maybe a folder", "half shut/no.tmp", "half shut/.hidden")
     assert paths(".", exclude=["*.tmp"]) == ["half shut/a.wav", "half shut/maybe a folder"]
     assert skipped(".", exclude=["*.tmp"]) == {"half shut/.hidden": "hidden", "half shut/no.tmp": "excluded"}
+
+
+def test_what_is_gone_since_its_folder_was_listed_is_an_input_that_will_fail() -> None:
+    touch("a/1.wav", "a/2.wav", "a/3.part", "b/4.wav", "c.old/5.wav", "d.txt")
+    found = find_inputs(["."], exclude=["*.old"])
+    assert next(found).path == "a/1.wav"
+    for name in ("a", "b", "c.old", "d.txt"):
+        Path(name).rename(f"../{name}")
+    assert [item.path for item in found if isinstance(item, Input)] == ["a/2.wav", "b"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -15,9 +15,18 @@ import pytest
 
 from audiotag.errors import OutputError
 from audiotag.inputs import Input
-from audiotag.journal import JournaledFile, Mode, check_output, journal_path, provenance_path, read_finished, side_path
+from audiotag.journal import (
+    JournaledFile,
+    Mode,
+    check_output,
+    journal_path,
+    provenance_path,
+    read_finished,
+    side_path,
+    write_beside,
+)
 from audiotag.results import ClipResult, Failure, Tag
-from audiotag.writers import run_header
+from audiotag.writers import Output, run_header
 
 FORMATS = ("csv", "tsv", "ndjson", "json", "raven", "table")
 
@@ -212,7 +221,8 @@ def test_nothing_is_replaced_or_removed_while_it_is_open(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on Windows, which refuses both."""
-    monkeypatch.setattr("audiotag.journal.journaled_file.REMOVES_OPEN_FILES", False)
+    for module in ("journaled_file", "disk"):
+        monkeypatch.setattr(f"audiotag.journal.{module}.REMOVES_OPEN_FILES", False)
     replace, unlink = os.replace, Path.unlink
 
     def is_open(path: Path) -> bool:
@@ -286,6 +296,19 @@ def test_an_output_that_is_being_written_is_not_overwritten(out: Path) -> None:
     with closing(open_file(out, "new")), pytest.raises(OutputError, match="another run is writing it"):
         check_output(out, "overwrite")
     check_output(out, "overwrite")
+
+
+def test_a_file_that_is_being_written_whole_is_not_written_by_another_run(tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+
+    def write(output: Output) -> None:
+        output.write(b"from the first ")
+        with pytest.raises(OutputError, match=r"page\.html: another run is writing it"):
+            write_beside(out, lambda other: other.write(b"second"))
+        output.write(b"to the last")
+
+    write_beside(out, write)
+    assert (out.read_bytes(), os.listdir(tmp_path)) == (b"from the first to the last", ["page.html"])
 
 
 def refusing_lock(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

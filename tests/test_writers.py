@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pytest
 
@@ -337,3 +338,24 @@ def test_a_full_disk_is_an_output_error(name: str) -> None:
 
     with pytest.raises(OutputError, match="No space left on device"):
         write()
+
+
+def test_an_unbuffered_file_gets_all_that_it_takes_bit_by_bit() -> None:
+    class Unbuffered(io.BytesIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:5])
+
+    unbuffered = Unbuffered()
+    output = Output(unbuffered, "stdout")
+    assert output.write(b"a line that is not torn\n") == 24
+    assert unbuffered.getvalue() == b"a line that is not torn\n"
+
+
+def test_a_full_pipe_that_does_not_block_is_an_output_error() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with (
+        os.fdopen(reader, "rb"), os.fdopen(writer, "wb", buffering=0) as pipe,
+        pytest.raises(OutputError, match="stdout: cannot be written: Resource temporarily unavailable"),
+    ):  # fmt: skip
+        Output(cast("BinaryIO", pipe), "stdout").write(bytes(1 << 21))

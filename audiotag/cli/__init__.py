@@ -88,7 +88,10 @@ def main() -> None:
     # `--debug` is taken anywhere on the line: people add it at the end of a command that has just failed.
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    sys.exit(_run(arguments, debug=debug))
+    try:
+        sys.exit(_run(arguments, debug=debug))
+    finally:
+        _drop_what_cannot_be_written()
 
 
 def _open_closed_streams() -> None:
@@ -103,11 +106,11 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         code = app(arguments, standalone_mode=False, prog_name="audiotag") or ExitCode.OK
         sys.stdout.flush()
         return int(code)
-    except BrokenPipeError:
-        return _leave_quietly()
+    except BrokenPipeError:  # who reads has closed the pipe (`| head`)
+        return ExitCode.OK
     except SystemExit as leaving:  # Typer's own answer to a closed pipe is exit code 1
         if isinstance(leaving.__context__, BrokenPipeError):
-            return _leave_quietly()
+            return ExitCode.OK
         raise
     except KeyboardInterrupt:
         return _report("interrupted", ExitCode.INTERRUPTED)
@@ -149,7 +152,10 @@ def _report(message: str, code: ExitCode) -> int:
     return code
 
 
-def _leave_quietly() -> int:
-    # Who reads has closed the pipe (`| head`). Python would complain again when it flushes stdout at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.OK
+def _drop_what_cannot_be_written() -> None:
+    # Python would try once more to write it at exit, complain, and end with 120 instead of our exit code.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

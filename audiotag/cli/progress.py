@@ -123,7 +123,7 @@ class Progress:
 
     def _left(self) -> str:
         total = self.total_seconds()
-        if total is None or not self.seconds:
+        if total is None or total <= self.seconds:  # overtaken: a long file in few bytes is still being read
             return ""
         left = (total - self.seconds) * self.elapsed / self.seconds
         return f", about {timedelta(seconds=round(left))} left"

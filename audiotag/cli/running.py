@@ -62,8 +62,9 @@ class InputOptions:
         return () if self.files_from in (None, "-") else (Path(self.files_from),)
 
     def sources(self) -> Iterator[Path]:
-        """The files that are read, as far as they can be told beforehand: a list on stdin can be read only once."""
-        return chain(self.lists(), sources_of(self._find(None if self.files_from == "-" else self.files_from)))
+        """The files that are read, as far as they can be told beforehand: a list in a pipe can be read only once."""
+        readable_list = self.files_from if any(map(Path.is_file, self.lists())) else None
+        return chain(self.lists(), sources_of(self._find(readable_list)))
 
     def _find(self, files_from: str | None) -> Iterator[Found]:
         return find_inputs(

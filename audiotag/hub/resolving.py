@@ -36,7 +36,7 @@ def resolve_model(
     if update and offline:
         raise UsageError("update and offline: contradict each other. Leave out one of the two")
     wanted = os.fspath(model) if model is not None else os.environ.get("AUDIOTAG_MODEL") or DEFAULT
-    if Path(wanted).is_dir():
+    if os.path.isdir(wanted):  # unlike that of Path, it says no in a working folder that may not be entered (sudo -u)
         return open_model_folder(wanted)
     if wanted == DEFAULT:
         return open_model_folder(embedded_folder(), name=DEFAULT)

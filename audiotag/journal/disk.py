@@ -10,6 +10,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,7 +67,7 @@ class explained:
 
 
 def open_locked(path: Path, output: Path) -> BinaryIO:
-    """The journal, which only one run has open."""
+    """A journal or an unfinished file, which only one run has open."""
     while True:
         with explained(path):
             file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # noqa: SIM115 - a run closes it
@@ -75,7 +76,7 @@ def open_locked(path: Path, output: Path) -> BinaryIO:
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
         except FileNotFoundError:
-            pass  # another run has just finished and removed it
+            pass  # another run has just finished, and removed it or given it another name
         except BlockingIOError as error:
             file.close()
             raise OutputError(f"{output}: another run is writing it. Wait for it, or choose another name") from error
@@ -141,20 +142,31 @@ def lines_of(pieces: Iterator[bytes]) -> Iterator[bytes]:
 def write_beside(
     path: Path, write: Callable[[Output], object], *, before_replacing: Callable[[int, int], None] | None = None
 ) -> tuple[int, int]:
-    """Writes a file under another name and gives it its own when it is whole; its size and checksum."""
+    """Writes a file under another name and gives it its own when it is whole; its size and checksum.
+
+    Raises:
+        OutputError: it cannot be written, or another run is just doing so.
+    """
     partial = path.with_name(path.name + ".partial")
+    file = open_locked(partial, path)
     try:
-        with explained(path), open(partial, "wb") as file:
+        with explained(path):
+            file.truncate()
             output = Tracked(file, str(path))
             write(output)
             output.flush()
             os.fsync(file.fileno())
+        _, size, crc32 = output.end_record()
+        if before_replacing is not None:
+            before_replacing(size, crc32)
+        if not REMOVES_OPEN_FILES:
+            file.close()
+        with explained(path):
+            os.replace(partial, path)
     except BaseException:
+        with suppress(OSError):  # the flush before has raised the same
+            file.close()
         partial.unlink(missing_ok=True)
         raise
-    _, size, crc32 = output.end_record()
-    if before_replacing is not None:
-        before_replacing(size, crc32)
-    with explained(path):
-        os.replace(partial, path)
+    file.close()
     return size, crc32

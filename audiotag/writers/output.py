@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -20,9 +21,15 @@ class Output:
         self.name = name
 
     def write(self, data: bytes) -> int:
-        """Writes all of `data`."""
+        """Writes all of `data`; a file without a buffer (stdout under PYTHONUNBUFFERED) may take a part at a time."""
+        n_written = 0
         with self._explained():
-            return self.file.write(data)
+            while n_written < len(data):
+                taken = self.file.write(data[n_written:])
+                if taken is None:  # a pipe that does not block and is full
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                n_written += taken
+        return n_written
 
     def flush(self) -> None:
         """Hands everything to the operating system."""
