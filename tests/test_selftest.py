@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,18 @@ def test_doctor_without_a_model_says_so_and_fails(run_audiotag: RunAudiotag, tmp
     ran = run_audiotag("doctor", "--model", tmp_path)
     assert ran.code == 1
     assert ran.stdout.splitlines()[-1].startswith("!!  model ")
+
+
+def test_doctor_says_which_package_is_missing_and_goes_on(
+    run_audiotag: RunAudiotag, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    ran = run_audiotag("doctor", "--model", tiny_model_folder)
+    assert (ran.code, ran.stderr) == (1, "")
+    assert "!!  huggingface_hub    not installed" in ran.stdout
+    assert ran.stdout.splitlines()[-1].startswith("ok  model ")
 
 
 def test_doctor_does_one_thing_at_a_time(run_audiotag: RunAudiotag) -> None:
