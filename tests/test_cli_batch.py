@@ -438,6 +438,18 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.parametrize("command", ["batch", "predict"])
+def test_a_label_track_of_several_inputs_is_refused_before_the_first_is_tagged(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, command: str
+) -> None:
+    # A later --resume knew nothing of the first input, and wrote the others below it.
+    named = sorted(sounds.iterdir())[:2]
+    ran = run_audiotag(command, *named, "--out", "out.labels.txt")
+    assert (ran.code, ran.stdout) == (2, "")
+    assert "format audacity: a file of it belongs to one input" in ran.stderr
+    assert not list(tmp_path.glob("out.*"))
+
+
 # --- Ctrl-C ---
 
 
