@@ -306,6 +306,16 @@ def record_from_dict(record: type[_Record], values: dict[str, Any], *, where: st
     if unknown:
         raise ValueError(f"{where}: unknown key {unknown[0]!r}")
     try:
+        _check_whole_numbers({f.name: f.type for f in fields(record)}, values)  # type: ignore[arg-type]
         return record(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _check_whole_numbers(types: dict[str, Any], values: dict[str, Any]) -> None:
+    """Raises `ValueError` for 56.5 where 56 belongs: it would come to light only when an array of that size is made."""
+    for name, value in values.items():
+        if types[name] == "int" and type(value) is not int:
+            raise ValueError(f"{name} must be a whole number, not {value!r}")
+        if types[name] == "tuple[int, ...]" and not all(type(each) is int for each in value):
+            raise ValueError(f"{name} must be whole numbers, not {value!r}")
