@@ -133,7 +133,7 @@ class NetworkConfig:
             mixing = 2 * (self.kernel_sizes[0] * n_out + n_out)  # along time, along frequency
             # reduce, mix, expand and project, each with its biases
             count += depth * (n_out * n_out + n_out + mixing + 2 * 4 * n_out * n_out + 5 * n_out)
-            if stage > 0 or n_in != n_out:
+            if stage > 0:
                 count += 2 * n_in * n_out - n_out * n_out + n_out  # the first block: reduce from n_in, and a shortcut
             n_in = n_out
         return count + n_in * self.n_labels + self.n_labels
@@ -148,8 +148,7 @@ class NetworkConfig:
                 rows, columns = -(-rows // 2), -(-columns // 2)
             mixing = 2 * self.kernel_sizes[0] * n_out  # along time, along frequency
             block = n_out * n_out + mixing + 2 * 4 * n_out * n_out  # reduce, mix, expand and project
-            changes_shape = stage > 0 or n_in != n_out
-            first = 2 * n_in * n_out - n_out * n_out if changes_shape else 0  # reduce from n_in, and a shortcut
+            first = 2 * n_in * n_out - n_out * n_out if stage > 0 else 0  # reduce from n_in, and a shortcut
             macs += rows * columns * (depth * block + first)
             n_in = n_out
         return macs + n_in * self.n_labels
