@@ -288,7 +288,7 @@ class TrainConfig:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         for name in ("mixup_probability", "damage_probability", "negatives", "dropout", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in 0 to 1, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be 0 or more and less than 1, not {getattr(self, name)}")
 
 
 _Record = TypeVar("_Record")
