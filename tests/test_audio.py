@@ -27,9 +27,10 @@ from sounds import CONTAINERS, LOSSLESS, SOUNDFILE_FORMATS, wav_bytes, write_amr
 from test_fuzz import mutate, repair_ogg
 
 import audiotag.audio
-from audiotag.audio import AudioError, open_audio, probe, read_audio, read_excerpts
+from audiotag.audio import open_audio, probe, read_audio, read_excerpts
 from audiotag.audio.decoder import MAX_PACKET_FRAMES, frames_per_block
 from audiotag.audio.reading import _unused_resamplers
+from audiotag.errors import AudioError
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -48,6 +48,7 @@ def read_audio(
 
     Raises:
         AudioError: the file cannot be read as audio.
+        ValueError: a time is negative or not finite, or the rate is not above 0.
     """
     name = os.fspath(path)
     try:
