@@ -457,6 +457,16 @@ def test_dry_run_tells_the_time_of_the_windows_that_are_heard(
     assert ran.stdout.endswith(f"; about {timedelta(hours=n_windows)} to tag\n")
 
 
+def test_dry_run_takes_nothing_out_of_a_pipe(run_audiotag: RunAudiotag, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDWR)  # opening the pipe to read waits for nobody then
+    os.write(reader, b"RIFF")
+    ran = run_audiotag("batch", "pipe", "--dry-run")
+    assert ran.stdout.startswith("tag   pipe  a pipe\n")
+    assert os.read(reader, 4) == b"RIFF"
+    os.close(reader)
+
+
 @pytest.mark.parametrize("command", ["batch", "predict"])
 def test_a_label_track_of_several_inputs_is_refused_before_the_first_is_tagged(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, command: str

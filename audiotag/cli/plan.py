@@ -13,7 +13,7 @@ import typer
 from audiotag.cli.progress import hours
 from audiotag.config import ModelConfig
 from audiotag.errors import AudioError, ExitCode
-from audiotag.inputs import Found, Input, Shard, Skipped
+from audiotag.inputs import Found, Input, Shard, Skipped, is_read_once
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.writers import visible
 
@@ -64,6 +64,8 @@ def _length(given: Input) -> tuple[float, str]:
 
     if given.source is None:
         return 0.0, "stdin"
+    if is_read_once(given):
+        return 0.0, "a pipe"
     try:
         duration = probe(given.source).duration
     except AudioError as error:
