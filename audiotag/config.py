@@ -133,7 +133,7 @@ class NetworkConfig:
             mixing = 2 * (self.kernel_sizes[0] * n_out + n_out)  # along time, along frequency
             # reduce, mix, expand and project, each with its biases
             count += depth * (n_out * n_out + n_out + mixing + 2 * 4 * n_out * n_out + 5 * n_out)
-            if stage > 0 or n_in != n_out:
+            if stage > 0:
                 count += 2 * n_in * n_out - n_out * n_out + n_out  # the first block: reduce from n_in, and a shortcut
             n_in = n_out
         return count + n_in * self.n_labels + self.n_labels
@@ -148,8 +148,7 @@ class NetworkConfig:
                 rows, columns = -(-rows // 2), -(-columns // 2)
             mixing = 2 * self.kernel_sizes[0] * n_out  # along time, along frequency
             block = n_out * n_out + mixing + 2 * 4 * n_out * n_out  # reduce, mix, expand and project
-            changes_shape = stage > 0 or n_in != n_out
-            first = 2 * n_in * n_out - n_out * n_out if changes_shape else 0  # reduce from n_in, and a shortcut
+            first = 2 * n_in * n_out - n_out * n_out if stage > 0 else 0  # reduce from n_in, and a shortcut
             macs += rows * columns * (depth * block + first)
             n_in = n_out
         return macs + n_in * self.n_labels
@@ -289,7 +288,7 @@ class TrainConfig:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         for name in ("mixup_probability", "damage_probability", "negatives", "dropout", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in 0 to 1, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be 0 or more and less than 1, not {getattr(self, name)}")
 
 
 _Record = TypeVar("_Record")
@@ -306,6 +305,16 @@ def record_from_dict(record: type[_Record], values: dict[str, Any], *, where: st
     if unknown:
         raise ValueError(f"{where}: unknown key {unknown[0]!r}")
     try:
+        _check_whole_numbers({f.name: f.type for f in fields(record)}, values)  # type: ignore[arg-type]
         return record(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _check_whole_numbers(types: dict[str, Any], values: dict[str, Any]) -> None:
+    """Raises `ValueError` for 56.5 where 56 belongs: it would come to light only when an array of that size is made."""
+    for name, value in values.items():
+        if types[name] == "int" and type(value) is not int:
+            raise ValueError(f"{name} must be a whole number, not {value!r}")
+        if types[name] == "tuple[int, ...]" and not all(type(each) is int for each in value):
+            raise ValueError(f"{name} must be whole numbers, not {value!r}")

@@ -137,15 +137,15 @@ def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any],
         ValueError, TypeError, KeyError, AttributeError: something is missing or not allowed.
     """
     _check_architecture(config)
+    network = record_from_dict(NetworkConfig, _object(config, "network"), where="network")
     dirt: list[str] = []
-    labels, activation = _labels(config, dirt), _activation(config, dirt)
+    labels, activation = _labels(config, network.n_labels, dirt), _activation(config, dirt)
     if dirt:
         logger.warning("%s: the configuration %s", where, "; it ".join(dirt))
-    network = record_from_dict(NetworkConfig, _object(config, "network"), where="network")
     window = record_from_dict(WindowConfig, _object(preprocessor, "window"), where="window")
     frontend = record_from_dict(FrontEndConfig, _object(preprocessor, "frontend"), where="frontend")
     check_sizes(network, window, frontend)
-    thresholds = config.get("thresholds") or {}
+    thresholds, int8_map_loss = config.get("thresholds") or {}, config.get("int8_map_loss")
     return ModelConfig(
         network=network,
         frontend=frontend,
@@ -155,7 +155,7 @@ def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any],
         aggregate=config.get("aggregate", "mean"),
         heads=tuple(record_from_dict(HeadConfig, head, where="heads") for head in config.get("heads", ())),
         thresholds=tuple(float(thresholds.get(label, 0.0)) for label in labels),
-        int8_map_loss=config.get("int8_map_loss"),
+        int8_map_loss=None if int8_map_loss is None else float(int8_map_loss),
         license=config.get("license"),
         provenance=dict(config.get("provenance") or {}),
         metrics=dict(config.get("metrics") or {}),
@@ -174,10 +174,9 @@ def _object(values: dict[str, Any], key: str) -> dict[str, Any]:
     return dict(values[key])
 
 
-def _labels(config: dict[str, Any], dirt: list[str]) -> tuple[str, ...]:
+def _labels(config: dict[str, Any], n_labels: int, dirt: list[str]) -> tuple[str, ...]:
     """Names in the order of the outputs; the Hub has seen ids as text or numbers, and names that are numbers."""
-    n_labels = int(_object(config, "network").get("n_labels", 0))
-    if not 0 < n_labels <= MAX_LABELS:
+    if n_labels > MAX_LABELS:
         raise ValueError(f"n_labels must be 1 to {MAX_LABELS}, not {n_labels}")
     id2label = config.get("id2label")
     if not isinstance(id2label, dict) or not id2label:

@@ -25,7 +25,7 @@ ENGINES: tuple[EngineName, ...] = ("auto", "onnx", "torch")
 PRECISIONS: tuple[PrecisionName, ...] = ("auto", "fp32", "int8", "fp16", "bf16")
 MAX_SECONDS = 1e9  # thirty years; sample numbers stay exact
 WINDOWS_OF_MOMENT = 4  # windows that hear each moment where events are looked for; see `events`
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,2})?")  # torch counts GPUs in 8 bits, and wraps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,7 @@ def _is_whole(first: bytes) -> bool:
     text = first.strip()
     try:
         return _RESULTS not in json.loads(text[:-1] + b"}" if text.endswith(b",") else text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -87,6 +87,8 @@ def _values(data: bytes, name: str) -> Iterator[Any]:
             yield value
     except json.JSONDecodeError as error:
         raise _not_a_result(name, f"line {error.lineno}") from error
+    except RecursionError as error:
+        raise _not_a_result(name, "its JSON") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: is not UTF-8. Give what --format ndjson or json wrote") from error
 
@@ -109,7 +111,7 @@ def _records_of_lines(lines: Iterable[bytes], name: str) -> Iterator[_Placed]:
 def _parsed(text: bytes, name: str, number: int) -> dict[str, Any]:
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_a_result(name, f"line {number}") from error
     if not isinstance(record, dict):
         raise _not_a_result(name, f"line {number}")

@@ -151,30 +151,49 @@ class Failure:
 Result = ClipResult | Failure
 
 
+_TEXTS = ("path", "label", "head", "error", "warning")
+# Numbers that every format can show, up to these; Parquet's channels have 32 bits.
+_LARGEST = {"score": 1, "start": 2**31, "end": 2**31, "duration": 2**31, "channel": 2**31 - 1}
+
+
 def result_from_dict(shown: dict[str, Any]) -> Result:
-    """The record that `to_dict` showed, its numbers as rounded as they were shown.
+    """The record that `to_dict` showed, its numbers as rounded as they were shown; null stands for no value.
 
     Raises:
         KeyError, TypeError: it is not the dictionary of a result.
     """
-    if shown["status"] == "failed":
-        return Failure(path=shown["path"], error=shown["error"])
-    windows, events = shown.get("windows"), shown.get("events")
+    values = _checked(shown)
+    if values["status"] == "failed":
+        return Failure(path=values["path"], error=values["error"])
+    windows, events = values.get("windows"), values.get("events")
     return ClipResult(
-        path=shown["path"],
-        duration=shown["duration"],
-        tags=_tags_from(shown["tags"]),
-        start=shown.get("start", 0.0),
-        windows=None if windows is None else tuple(_window_from(window) for window in windows),
-        events=None if events is None else tuple(Event(**event) for event in events),
-        channel=shown.get("channel"),
-        warning=shown.get("warning"),
+        path=values["path"],
+        duration=values["duration"],
+        tags=_tags_from(values["tags"]),
+        start=values.get("start", 0.0),
+        windows=None if windows is None else tuple(_window_from(_checked(window)) for window in windows),
+        events=None if events is None else tuple(Event(**_checked(event)) for event in events),
+        channel=values.get("channel"),
+        warning=values.get("warning"),
     )
 
 
 def _tags_from(shown: list[dict[str, Any]]) -> tuple[Tag, ...]:
-    return tuple(Tag(**tag) for tag in shown)
+    return tuple(Tag(**_checked(tag)) for tag in shown)
 
 
-def _window_from(shown: dict[str, Any]) -> WindowResult:
-    return WindowResult(start=shown["start"], end=shown["end"], tags=_tags_from(shown["tags"]))
+def _window_from(values: dict[str, Any]) -> WindowResult:
+    return WindowResult(start=values["start"], end=values["end"], tags=_tags_from(values["tags"]))
+
+
+def _checked(shown: Any) -> dict[str, Any]:
+    """What an object of JSON holds but nulls, if text is text and numbers are numbers."""
+    if not isinstance(shown, dict):
+        raise TypeError(f"{shown!r} is no object")
+    values = {key: value for key, value in shown.items() if value is not None}
+    for key, value in values.items():
+        if key in _TEXTS and not isinstance(value, str):
+            raise TypeError(f"{key} must be text, not {value!r}")
+        if key in _LARGEST and not (type(value) in (int, float) and 0 <= value <= _LARGEST[key]):
+            raise TypeError(f"{key} must be a number from 0 to {_LARGEST[key]}, not {value!r}")
+    return values

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 from audiotag.errors import AudioError, ExitCode
 from audiotag.inputs import Input
 from audiotag.journal import Entry
+from audiotag.options import TagOptions
 from audiotag.results import Failure, Result, Status, outcome_of
-from audiotag.tagger import Tagger, TagOptions
+from audiotag.tagger import Tagger
 from audiotag.writers import Writer
 
 

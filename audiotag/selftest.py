@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audiotag.engines.onnx import FILE_OF_PRECISION
-from audiotag.errors import AudiotagError
+from audiotag.errors import AudiotagError, ModelError
 from audiotag.model_folder import WEIGHTS, ModelFolder
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.results import ClipResult
@@ -102,6 +102,13 @@ def engines_here(folder: ModelFolder) -> Iterator[EngineOptions]:
             yield EngineOptions(device=device, engine="torch", precision=precision)  # type: ignore[arg-type]
 
 
+def _engines_to_try(folder: ModelFolder) -> list[EngineOptions]:
+    engines = list(engines_here(folder))
+    if not engines:
+        raise ModelError(f"{folder.path}: has no file that an engine here can run. Fetch or make the model again")
+    return engines
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How far an engine's answers are from the reference's; `error` where it gave none."""
@@ -122,9 +129,12 @@ def compare(folder: ModelFolder) -> Iterator[Comparison]:
     """Each engine against the recorded answers, or against the first engine where none are recorded.
 
     Then the first engine against itself, one window at a time on one thread.
+
+    Raises:
+        ModelError: no engine here can run the model, or the recorded answers cannot be read.
     """
     reference_name, reference = "the recorded answers", read_answers(folder)
-    engines = list(engines_here(folder))
+    engines = _engines_to_try(folder)
     one_by_one = replace(engines[0], batch_size=1, workers=1, threads=1)
     for options in [*engines, one_by_one]:
         name = f"{options.engine} {options.device} {options.precision}" + (" one by one" if options.batch_size else "")
@@ -147,16 +157,28 @@ def largest_difference(answers: Answers, reference: Answers) -> float:
 
 
 def read_answers(folder: ModelFolder) -> Answers | None:
-    """The answers that the model's maker recorded, or None."""
+    """The answers that the model's maker recorded, or None.
+
+    Raises:
+        ModelError: they cannot be read.
+    """
     if not folder.has(ANSWERS_FILE):
         return None
-    answers: Answers = json.loads(folder.file(ANSWERS_FILE).read_text(encoding="utf-8"))
+    try:
+        answers: Answers = json.loads(folder.file(ANSWERS_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        way_out = "Record them again with `audiotag doctor --selftest --record`"
+        raise ModelError(f"{folder.path / ANSWERS_FILE}: is no JSON: {error}. {way_out}") from error
     return answers
 
 
 def record_answers(folder: ModelFolder) -> Path:
-    """Writes the answers of the first engine into the model folder."""
-    answers = answers_of(folder, next(engines_here(folder)))
+    """Writes the answers of the first engine into the model folder.
+
+    Raises:
+        ModelError: no engine here can run the model.
+    """
+    answers = answers_of(folder, _engines_to_try(folder)[0])
     rounded = {clip: {label: round(score, 7) for label, score in scores.items()} for clip, scores in answers.items()}
     path = folder.path / ANSWERS_FILE
     path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")

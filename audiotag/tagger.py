@@ -23,9 +23,7 @@ from audiotag.hub import resolve_model
 from audiotag.inputs import Input
 from audiotag.labels import LabelSet
 from audiotag.model_folder import ONNX_INT8, WEIGHTS, ModelFolder
-from audiotag.options import EngineOptions as EngineOptions
-from audiotag.options import TagOptions as TagOptions
-from audiotag.options import has_gpu
+from audiotag.options import EngineOptions, TagOptions, has_gpu
 from audiotag.pipeline import Pipeline
 from audiotag.results import ClipResult, Failure, Result
 from audiotag.tuning import recall

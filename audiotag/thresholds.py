@@ -9,6 +9,7 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def _pairs_of_json(text: str) -> Iterable[tuple[str, Any]]:
 
 
 def _pairs_of_csv(text: str) -> Iterable[tuple[str, Any]]:
-    rows = csv.DictReader(text.splitlines(), strict=True)
+    rows = csv.DictReader(StringIO(text, newline=""), strict=True)
     if not {"label", "threshold"} <= set(rows.fieldnames or ()):
         raise ValueError("has no columns label and threshold")
     pairs = []

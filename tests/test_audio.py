@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import logging
@@ -26,9 +27,10 @@ from sounds import CONTAINERS, LOSSLESS, SOUNDFILE_FORMATS, wav_bytes, write_amr
 from test_fuzz import mutate, repair_ogg
 
 import audiotag.audio
-from audiotag.audio import AudioError, open_audio, probe, read_audio, read_excerpts
+from audiotag.audio import open_audio, probe, read_audio, read_excerpts
 from audiotag.audio.decoder import MAX_PACKET_FRAMES, frames_per_block
 from audiotag.audio.reading import _unused_resamplers
+from audiotag.errors import AudioError
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -433,6 +435,15 @@ def test_a_flac_from_a_pipe_whose_header_knows_no_length_is_read_whole(tmp_path:
     path.write_bytes(content)
     np.testing.assert_array_equal(samples_of(path), expected)
     np.testing.assert_array_equal(samples_of(path, start=2.5), expected[:, round(2.5 * RATE) :])
+
+
+@pytest.mark.parametrize("suffix", ["flac", "caf"])  # which is streamed, and which is stored first
+def test_a_stream_is_closed_by_who_opened_it(suffix: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / f"a.{suffix}", np.zeros(8000), 8000)
+    pipe = Pipe((tmp_path / f"a.{suffix}").read_bytes())
+    assert samples_of(pipe).shape[1] == 8000
+    gc.collect()
+    assert not pipe.closed
 
 
 def test_a_named_pipe_is_read_like_a_stream(tmp_path: Path) -> None:

@@ -37,6 +37,16 @@ def _sound(n_frames: int, targets: np.ndarray, seed: int = 0) -> Sound:
     return Sound(log_mel, targets, np.arange(n_frames))
 
 
+@pytest.mark.parametrize(("n_frames", "n_mels"), [(2, 32), (10, 32), (32, 1), (32, 2), (32, 4)])
+def test_windows_may_be_smaller_than_masks_and_shifts(n_frames: int, n_mels: int) -> None:
+    frontend, window = replace(FRONTEND, n_mels=n_mels), WindowConfig(n_samples=(n_frames - 1) * 128, n_frames=n_frames)
+    sound = Sound(_clip(40)[:, :n_mels], A, np.arange(40))
+    for seed in range(50):
+        shown, _ = Augmenter(frontend, window, TrainConfig(), np.random.default_rng(seed)).window(sound, sound)
+        assert shown.shape == (n_frames, n_mels)
+        assert np.isfinite(shown).all()
+
+
 @pytest.mark.parametrize("n_frames", [1, 2, 7, 31, 32, 33, 300])
 def test_every_window_has_its_shape_and_is_finite_whatever_the_clip_is_long(n_frames: int) -> None:
     for seed in range(20):

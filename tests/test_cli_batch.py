@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -442,6 +443,46 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     assert lines[2] == "skip  in/notes.txt  not a suffix of audio or video: .txt"
     assert re.fullmatch(r"4 inputs, 0\.0008 h, 0\.1 MB; 1 skipped; about 0:00:0\d to tag", total)
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "n_windows"),
+    [([], 22), (["--max-windows", "3"], 4), (["--duration", "2"], 6), (["--start", "9.5"], 2), (["--hop", "1"], 12)],
+)
+def test_dry_run_tells_the_time_of_the_windows_that_are_heard(
+    run_audiotag: RunAudiotag,
+    write_wav: WriteWav,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    n_windows: int,
+) -> None:
+    write_wav("in/long.wav", noise(seconds=10.0))  # the model's windows are a little less than 0.5 s
+    write_wav("in/short.wav", noise(seconds=0.1))  # fills one too
+    monkeypatch.setattr("audiotag.cli.plan._seconds_per_window", lambda tagger: 3600.0)
+    ran = run_audiotag("batch", "in", "--dry-run", *arguments)
+    assert ran.stdout.endswith(f"; about {timedelta(hours=n_windows)} to tag\n")
+
+
+def test_dry_run_takes_nothing_out_of_a_pipe(run_audiotag: RunAudiotag, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDWR)  # opening the pipe to read waits for nobody then
+    os.write(reader, b"RIFF")
+    ran = run_audiotag("batch", "pipe", "--dry-run")
+    assert ran.stdout.startswith("tag   pipe  a pipe\n")
+    assert os.read(reader, 4) == b"RIFF"
+    os.close(reader)
+
+
+@pytest.mark.parametrize("command", ["batch", "predict"])
+def test_a_label_track_of_several_inputs_is_refused_before_the_first_is_tagged(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, command: str
+) -> None:
+    # A later --resume knew nothing of the first input, and wrote the others below it.
+    named = sorted(sounds.iterdir())[:2]
+    ran = run_audiotag(command, *named, "--out", "out.labels.txt")
+    assert (ran.code, ran.stdout) == (2, "")
+    assert "format audacity: a file of it belongs to one input" in ran.stderr
+    assert not list(tmp_path.glob("out.*"))
 
 
 # --- Ctrl-C ---

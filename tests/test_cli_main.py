@@ -118,6 +118,7 @@ def test_what_needs_torch_says_what_to_install(arguments: list[str], tmp_path: P
         (["predict", "a.wav", "--start", "1:99"], "'1:99' is not a time"),
         (["predict", "a.wav", "--aggregate", "median"], "'median' is not one of mean, max"),
         (["predict", "a.wav", "--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, not 'tpu'"),
+        (["predict", "a.wav", "--device", "cuda:256"], "mps, not 'cuda:256'"),  # torch takes it for cuda:0
         (["predict", "a.wav", "--device", "cuda", "--precision", "int8"], "int8 runs on the CPU"),
         (["predict", "a.wav", "--device", "mps", "--engine", "onnx"], "engine onnx runs on the CPU only"),
         (["predict", "a.wav", "--hop", "1e305"], "hop must be more than 0 seconds and at most 1e+09, not 1e+305"),

@@ -162,6 +162,14 @@ def test_rm_removes_a_model_and_says_how_much(server: HubServer, run_audiotag: R
     assert "is not in the cache" in gone.stderr
 
 
+def test_rm_minds_no_file_that_another_program_left_among_the_revisions(server: HubServer, run_audiotag: Run) -> None:
+    run_audiotag("models", "pull", ID, "-q")
+    (hub.hub_cache() / "models--org--tiny" / "snapshots" / ".DS_Store").touch()
+    ran = run_audiotag("models", "rm", ID, "--yes", "-f", "json")
+    assert (ran.code, ran.stderr) == (0, "")
+    assert json.loads(ran.stdout)[0]["revisions"] == [commit_of(server)]
+
+
 def test_rm_of_a_revision_leaves_the_others(server: HubServer, run_audiotag: Run) -> None:
     server.publish(ID, {**server.files[commit_of(server)], ONNX: b"second"}, ref="v2")
     run_audiotag("models", "pull", ID, f"{ID}@v2", "-q")

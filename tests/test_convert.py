@@ -384,6 +384,20 @@ def test_an_unusable_cfg_says_what_it_lacks(text: str | None, message: str, tmp_
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize(("group", "values", "message"), [
+    ("RESNET", {"DEPTH": [50]}, r"RESNET\.DEPTH = \[50\], known are 50 and 101"),
+    # Eleven days: a folder of such a model would be refused, and comparing its ONNX file took all memory.
+    ("AUDIO_DATA", {"CLIP_SECS": 1e6, "NUM_FRAMES": 10**8}, "window of 15999999999 samples is out of all proportion"),
+])  # fmt: skip
+def test_a_cfg_of_what_no_model_is_says_so(group: str, values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    settings = authors.cfg("nsynth")
+    settings[group] |= values
+    state = authors.training_form("nsynth")
+    path = authors.write_pyth(tmp_path / "c.pyth", "nsynth", state, cfg=json.dumps(settings))
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path)
+
+
 def test_more_labels_than_outputs_ask_for_names(tmp_path: Path) -> None:
     settings = authors.cfg("nsynth")
     settings["MODEL"]["NUM_CLASSES"] = [9]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,44 @@ def test_a_cache_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file: cannot be written: File exists"):
         log_mels_of([], TINY_CONFIG.frontend, cache=tmp_path / "file")
+
+
+def test_a_disk_that_is_full_is_told_of_and_leaves_no_half_of_a_cache(
+    write_wav: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wav("data/x/a.wav", chirp())
+    clips, cache = read_dataset(tmp_path / "data"), tmp_path / "cache"
+
+    def save(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("audiotag.training.dataset.np.save", save)
+    with pytest.raises(OutputError, match="cache: cannot be written: No space left"):
+        log_mels_of(clips, TINY_CONFIG.frontend, cache=cache)
+    assert not [*cache.glob("*.npy"), *cache.glob("*.partial")]
+    monkeypatch.undo()
+    assert len(log_mels_of(clips, TINY_CONFIG.frontend, cache=cache)[0])
+
+
+def test_trainings_may_fill_one_cache_at_the_same_time(write_wav: Write, tmp_path: Path) -> None:
+    for number in range(8):
+        write_wav(f"data/x/{number}.wav", chirp())
+    clips, cache = read_dataset(tmp_path / "data"), tmp_path / "cache"
+
+    def another_training(done: int, _: int) -> None:
+        if done == 4:
+            code = (
+                "import sys, pathlib, conftest\n"
+                "from audiotag.training.dataset import log_mels_of, read_dataset\n"
+                "data, cache = map(pathlib.Path, sys.argv[1:])\n"
+                "log_mels_of(read_dataset(data), conftest.TINY_CONFIG.frontend, cache=cache)"
+            )
+            place = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+            command = [sys.executable, "-c", code, str(tmp_path / "data"), str(cache)]
+            subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": place})
+
+    for log_mel in log_mels_of(clips, TINY_CONFIG.frontend, cache=cache, on_clip=another_training):
+        assert np.abs(log_mel.astype(np.float32) - LogMel(TINY_CONFIG.frontend)(chirp()[None])[0]).max() < 0.01
 
 
 def test_each_kind_of_damage_has_log_mels_of_its_own(write_wav: Write, tmp_path: Path) -> None:

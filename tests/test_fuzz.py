@@ -24,7 +24,8 @@ import pytest
 from conftest import chirp
 from sounds import write_audio
 
-from audiotag.audio import AudioError, AudioStream, open_audio, read_excerpts
+from audiotag.audio import AudioStream, open_audio, read_excerpts
+from audiotag.errors import AudioError
 
 CONTAINERS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".webm")
 # Read before the environment is cleaned for the tests.

@@ -83,6 +83,12 @@ def test_results_without_their_header_are_read(run_audiotag: RunAudiotag, tmp_pa
     assert run_audiotag("reformat", "a.json", "-f", "csv").stdout.endswith("\na.wav,failed,,,,,,,no\n")
 
 
+def test_null_is_what_a_result_does_not_have(run_audiotag: RunAudiotag, tmp_path: Path) -> None:
+    shown = {"path": "a.wav", "status": "empty", "duration": 1.0, "start": None, "tags": [], "warning": None}
+    (tmp_path / "a.ndjson").write_text(json.dumps(shown) + "\n")
+    assert run_audiotag("reformat", "a.ndjson", "-f", "csv").stdout.endswith("\na.wav,empty,0.000,1.000,,,,,\n")
+
+
 def test_it_is_a_filter(run_audiotag: RunAudiotag) -> None:
     made = run_audiotag("predict", "in/c.wav", "-f", "ndjson")
     shown = subprocess.run(
@@ -106,6 +112,14 @@ def test_it_is_a_filter(run_audiotag: RunAudiotag) -> None:
         ('{"results": [{"path": "a.wav", "status": "failed", "error": "no"}, 7]}', "result 2 is no result"),
         ('{"audiotag": {}, "results": 7}', "result 1 is no result"),
         ('{\n"path": "\udcff"}', "is not UTF-8"),
+        ('{"path": 7, "status": "ok", "duration": 1.0, "tags": []}\n', "line 1 is no result"),
+        ('{"path": "a.wav", "status": "ok", "duration": "1 s", "tags": []}\n', "line 1 is no result"),
+        ('{"path": "a.wav", "status": "ok", "duration": Infinity, "tags": []}\n', "line 1 is no result"),
+        ('{"path": "a.wav", "status": "ok", "duration": 1.0, "tags": ["Dog"]}\n', "line 1 is no result"),
+        ('{"path": "a", "status": "ok", "duration": 1, "tags": [{"label": "Dog", "score": true}]}\n', "no result"),
+        ('{"path": "a.wav", "status": "failed", "error": null}\n', "line 1 is no result"),
+        ("[" * 100_000 + "\n", "line 1 is no result"),
+        ('{"path":\n' + "[" * 100_000, "is no result"),
     ],
 )
 def test_what_is_no_result_is_one_line_and_no_file(

@@ -213,7 +213,7 @@ def test_names_are_text_and_never_markup() -> None:
 
 def test_the_page_says_how_much_it_leaves_out() -> None:
     text = "".join(page_of([clip("a", [(1, 2, 0.5)])], [], header=HEADER, n_excerpts=(200, 1234)))
-    assert "The 200 likeliest of 1,234 excerpts are shown." in text
+    assert "The 200 likeliest of 1,234 excerpts are shown. Click a picture to hear it from there, a label" in text
     text = "".join(page_of([clip("a", [])], [], header=HEADER, n_excerpts=(0, 0)))
     assert "likeliest of" not in text
     assert "No label reached its threshold." in text
@@ -222,7 +222,7 @@ def test_the_page_says_how_much_it_leaves_out() -> None:
 def test_recordings_of_which_no_excerpt_is_shown_are_named() -> None:
     clips = [clip("a", [(1, 2, 0.9)]), clip("b", [(1, 2, 0.5)]), clip("c", [(4, 5, 0.4)]), clip("d", [])]
     (shown,), n_excerpts = excerpts_of(clips, most=1)
-    text = "".join(page_of(clips, [(shown, Shown())], header=HEADER, n_excerpts=(1, n_excerpts)))
+    text = "".join(page_of(clips, [(shown, Shown())], header=HEADER, n_excerpts=(1, n_excerpts), sound=True))
     assert "<summary>2 whose events are not among the likeliest</summary><ul><li>b<li>c</ul>" in text
     assert "<summary>1 without an event</summary><ul><li>d</ul>" in text
     assert [text for _, text in Page(text).all("h2")] == ["a"]
@@ -290,6 +290,7 @@ def test_a_pipe_gets_the_page_and_options_thin_it_out(run_audiotag: RunAudiotag,
     assert (ran.code, ran.stderr) == (0, "")
     assert len(page.all("figure")) == 1
     assert page.all("audio") == []
+    assert "hear" not in page.all("p")[0][1]
     assert page.all("title") == [({}, "in/long.wav")]
     ran = run_audiotag("report", "in/long.wav", "-t", "1", "-q")
     assert (ran.code, Page(ran.stdout).all("figure")) == (0, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from conftest import Ran, tone
 from pages import END, begin_of
 
-from audiotag.model_folder import ONNX, ONNX_INT8, open_model_folder
+from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, open_model_folder
 from audiotag.options import core_count
 from audiotag.selftest import ANSWERS_FILE, Comparison, compare, record_answers, synthetic_clips
 
@@ -78,6 +79,18 @@ def test_doctor_without_a_model_says_so_and_fails(run_audiotag: RunAudiotag, tmp
     assert ran.stdout.splitlines()[-1].startswith("!!  model ")
 
 
+def test_doctor_says_which_package_is_missing_and_goes_on(
+    run_audiotag: RunAudiotag, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    ran = run_audiotag("doctor", "--model", tiny_model_folder)
+    assert (ran.code, ran.stderr) == (1, "")
+    assert "!!  huggingface_hub    not installed" in ran.stdout
+    assert ran.stdout.splitlines()[-1].startswith("ok  model ")
+
+
 def test_doctor_does_one_thing_at_a_time(run_audiotag: RunAudiotag) -> None:
     ran = run_audiotag("doctor", "--selftest", "a.wav")
     assert (ran.code, ran.stderr.count("\n")) == (2, 1)
@@ -88,6 +101,25 @@ def test_doctor_selftest_ends_well(run_audiotag: RunAudiotag, tiny_model_folder:
     ran = run_audiotag("doctor", "--selftest", "--model", tiny_model_folder)
     assert ran.code == 0
     assert [line[:2] for line in ran.stdout.splitlines()] == ["ok"] * 4
+
+
+@pytest.mark.parametrize("arguments", [(), ("--record",)])
+def test_a_folder_without_anything_to_run_is_one_line(
+    arguments: tuple[str, ...], run_audiotag: RunAudiotag, own_folder: Path
+) -> None:
+    for name in (WEIGHTS, ONNX, ONNX_INT8):
+        (own_folder / name).unlink()
+    ran = run_audiotag("doctor", "--selftest", *arguments, "--model", own_folder)
+    assert (ran.code, ran.stderr.count("\n")) == (1, 1)
+    assert "has no file that an engine here can run" in ran.stderr
+
+
+def test_recorded_answers_that_are_cut_short_are_one_line(run_audiotag: RunAudiotag, own_folder: Path) -> None:
+    (own_folder / ANSWERS_FILE).write_text('{"tone": {')
+    ran = run_audiotag("doctor", "--selftest", "--model", own_folder)
+    assert (ran.code, ran.stderr.count("\n")) == (1, 1)
+    assert "selftest.json: is no JSON" in ran.stderr
+    assert "unexpected" not in ran.stderr
 
 
 def test_the_embedded_model_gives_the_answers_recorded_beside_it(run_audiotag: RunAudiotag) -> None:

@@ -23,7 +23,7 @@ PLUCKED = "Musical instrument, plucked"
 
 @pytest.mark.parametrize("name", ["t.json", "t.csv", "t"])
 def test_what_is_written_is_read_again(tmp_path: Path, name: str) -> None:
-    thresholds = {PLUCKED: 0.25, 'a "quoted" näme': 1.0, "Dog": 0.123457}
+    thresholds = {PLUCKED: 0.25, 'a "quoted" näme': 1.0, "Dog": 0.123457, "two\nlines": 0.5, "a\u2028b": 0.75}
     write_thresholds(tmp_path / name, thresholds)
     assert read_thresholds(tmp_path / name) == thresholds
 

@@ -9,7 +9,7 @@ sample of every channel at the file's own rate, as in soundfile. Neighbours: `in
 blocks.
 """
 
-from audiotag.audio.decoder import AudioInfo, FloatArray
+from audiotag.audio.decoder import FloatArray
 from audiotag.audio.opening import Source, reopenable
 from audiotag.audio.reading import (
     AudioStream,
@@ -23,11 +23,8 @@ from audiotag.audio.reading import (
     resample,
     write_audio,
 )
-from audiotag.errors import AudioError
 
 __all__ = [
-    "AudioError",
-    "AudioInfo",
     "AudioStream",
     "FloatArray",
     "Source",

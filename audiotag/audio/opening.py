@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -152,9 +152,10 @@ def _is_unfinished(file: BinaryIO, size: int) -> bool:
 class _Stream(io.RawIOBase):
     """A stream with its head, which was read to see what it is, put back in front."""
 
-    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+    def __init__(self, head: bytes, rest: BinaryIO, *, owned: bool) -> None:
         self._head = head
         self._rest = rest
+        self._owned = owned
 
     def readable(self) -> bool:
         return True
@@ -166,7 +167,7 @@ class _Stream(io.RawIOBase):
         return self._rest.read(size) or b""
 
     def close(self) -> None:
-        if not self.closed:
+        if self._owned:
             self._rest.close()
         super().close()
 
@@ -175,10 +176,11 @@ def _decoder_of_stream(file: BinaryIO, *, owned: bool) -> Decoder:
     head = _read_head(file)
     if not head:
         raise AudioError("is empty (0 bytes)")
-    stream = cast("BinaryIO", _Stream(head, file))
+    stream = cast("BinaryIO", _Stream(head, file, owned=owned))
     if _can_be_streamed(head):
         return _only_decoder(stream, seekable=False, owned=owned)
-    spooled = _spool(stream)
+    with closing(stream):
+        spooled = _spool(stream)
     try:
         return _decoder_of_file(spooled, owned=True)
     except BaseException:

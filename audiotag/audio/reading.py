@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import cast
 
@@ -49,6 +48,7 @@ def read_audio(
 
     Raises:
         AudioError: the file cannot be read as audio.
+        ValueError: a time is negative or not finite, or the rate is not above 0.
     """
     name = os.fspath(path)
     try:
@@ -201,13 +201,12 @@ class AudioStream:
 
 
 def write_audio(path: str | os.PathLike[str], waveform: Waveform) -> None:
-    """Writes a file in the format of its suffix, if libsndfile encodes it: .wav (16 bits), .flac, .ogg, .mp3.
+    """Writes a file in the format of its suffix, if libsndfile encodes it: .wav and .flac (16 bits), .ogg, .mp3.
 
     Raises:
         AudioError: this libsndfile does not, or the file cannot be written.
     """
-    subtype = "PCM_16" if Path(path).suffix in (".wav", ".flac") else None
-    _encode(path, waveform, subtype=subtype)
+    _encode(path, waveform)
 
 
 def encode_mp3(waveform: Waveform) -> bytes:
@@ -221,15 +220,9 @@ def encode_mp3(waveform: Waveform) -> bytes:
     return memory.getvalue()
 
 
-def _encode(
-    file: str | os.PathLike[str] | io.BytesIO,
-    waveform: Waveform,
-    *,
-    subtype: str | None = None,
-    container: str | None = None,
-) -> None:
+def _encode(file: str | os.PathLike[str] | io.BytesIO, waveform: Waveform, *, container: str | None = None) -> None:
     try:
-        with soundfile.SoundFile(file, "w", waveform.sample_rate, 1, subtype, format=container) as out:
+        with soundfile.SoundFile(file, "w", waveform.sample_rate, 1, format=container) as out:
             # Its Vorbis encoder overflows the stack when it gets millions of samples at once, and its MP3 encoder ends
             # the process where they are far beyond full scale, as in float files scaled as integers.
             for first in range(0, len(waveform.samples), BLOCK_FRAMES):

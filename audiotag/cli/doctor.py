@@ -131,9 +131,9 @@ def _devices() -> Iterator[Check]:
 
 
 def _cache() -> Check:
-    from huggingface_hub.constants import HF_HUB_CACHE
+    from audiotag.hub import hub_cache
 
-    folder = Path(HF_HUB_CACHE)
+    folder = hub_cache()
     n_models = len(list(folder.glob("models--*"))) if folder.is_dir() else 0
     return Check("cache", "ok", f"{folder}, {n_models} models")
 

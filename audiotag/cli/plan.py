@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from audiotag.cli.progress import hours
+from audiotag.config import ModelConfig
 from audiotag.errors import AudioError, ExitCode
-from audiotag.inputs import Found, Input, Shard, Skipped
+from audiotag.inputs import Found, Input, Shard, Skipped, is_read_once
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.writers import visible
 
@@ -34,7 +36,7 @@ def show_plan(
     from audiotag.tagger import Tagger
 
     n_inputs, n_skipped, n_bytes, seconds = 0, 0, 0, 0.0
-    n_elsewhere = 0
+    n_elsewhere, n_windows = 0, 0
     for item in found:
         if shard is not None and item.path not in shard:
             n_elsewhere += isinstance(item, Input)
@@ -46,8 +48,9 @@ def show_plan(
         length, note = _length(item)
         typer.echo(f"tag   {visible(item.path)}  {note}")
         n_inputs, n_bytes, seconds = n_inputs + 1, n_bytes + (item.size or 0), seconds + length
+        n_windows += _window_count(length, folder.config, tag_options)
     if n_inputs:
-        took = _seconds_per_second(Tagger(folder, options=engine_options), tag_options) * seconds
+        took = _seconds_per_window(Tagger(folder, options=engine_options)) * n_windows
     if shard is not None:
         typer.echo(f"shard {shard}; {n_elsewhere:,} inputs are in the others")
     about = f"; about {timedelta(seconds=round(took))} to tag" if n_inputs else ""
@@ -61,6 +64,8 @@ def _length(given: Input) -> tuple[float, str]:
 
     if given.source is None:
         return 0.0, "stdin"
+    if is_read_once(given):
+        return 0.0, "a pipe"
     try:
         duration = probe(given.source).duration
     except AudioError as error:
@@ -70,8 +75,18 @@ def _length(given: Input) -> tuple[float, str]:
     return duration, f"{duration:.3f} s"
 
 
-def _seconds_per_second(tagger: Tagger, tag_options: TagOptions) -> float:
-    """What the engine takes for a second of audio."""
+def _window_count(seconds: float, config: ModelConfig, tag_options: TagOptions) -> int:
+    """Windows of an input that is so long."""
+    heard = min(seconds - tag_options.start, tag_options.duration or math.inf)
+    if heard <= 0:
+        return 0
+    hop = tag_options.hop_length(config) / config.frontend.sample_rate
+    count = 1 + max(0, math.ceil((heard - config.window_seconds) / hop))
+    return min(count, tag_options.max_windows or count)
+
+
+def _seconds_per_window(tagger: Tagger) -> float:
+    """What the engine takes for a window, where others are computed beside it."""
     import numpy as np
 
     window, frontend = tagger.config.window, tagger.config.frontend
@@ -79,5 +94,4 @@ def _seconds_per_second(tagger: Tagger, tag_options: TagOptions) -> float:
     tagger.engine(log_mels)
     begun = time.perf_counter()
     tagger.engine(log_mels)
-    hop = tag_options.hop_length(tagger.config) / frontend.sample_rate
-    return (time.perf_counter() - begun) / N_TIMED / hop / tagger.engine.concurrency
+    return (time.perf_counter() - begun) / N_TIMED / tagger.engine.concurrency

@@ -6,13 +6,13 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import chain
+from itertools import chain, islice
 
 import typer
 
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, TAG, record_of
-from audiotag.errors import ExitCode, NoInputsError
+from audiotag.errors import ExitCode, NoInputsError, UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Found, Input, find_inputs, refuse_input_as_output, sources_of
 from audiotag.labels import LabelSet
@@ -64,7 +64,7 @@ def predict(
     refuse_input_as_output(out, sources_of(find_inputs(inputs)))
     folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
     check_labels(tag_options, folder)
-    found = at_least_one(find_inputs(inputs))
+    found = as_many_as_fit(name, at_least_one(find_inputs(inputs)))
     with open_output(out) as output:
         from audiotag.tagger import Tagger
 
@@ -109,6 +109,20 @@ def at_least_one(found: Iterator[Found]) -> Iterator[Input]:
     if first is None:
         raise NoInputsError("no inputs: nothing to tag in what was named. Check the paths, or use -v to see why")
     return chain([first], inputs)
+
+
+def as_many_as_fit(name: str, inputs: Iterator[Input]) -> Iterator[Input]:
+    """The inputs, where the format `name` can hold them all: what a writer finds out later, after the first of them.
+
+    Raises:
+        UsageError: it holds one, and there are several.
+    """
+    if not FORMATS[name].is_of_one_input:
+        return inputs
+    first_two = list(islice(inputs, 2))
+    if len(first_two) > 1:
+        raise UsageError(f"format {name}: a file of it belongs to one input. Use raven or csv for several")
+    return iter(first_two)
 
 
 def _without_skipped(found: Iterator[Found]) -> Iterator[Input]:

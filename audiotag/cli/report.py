@@ -137,7 +137,8 @@ def _page(
         channels=tag_options.channels, sound=sound, workers=tagger.options.workers,
     )  # fmt: skip
     told = _told(rendered, len(excerpts), status)
-    return page_of(results, told, header=tagger.run_header(tag_options), n_excerpts=(len(excerpts), count))
+    n_excerpts = (len(excerpts), count)
+    return page_of(results, told, header=tagger.run_header(tag_options), n_excerpts=n_excerpts, sound=sound)
 
 
 def _told(rendered: Iterator[_Drawn], count: int, status: StatusLine) -> Iterator[_Drawn]:

@@ -17,7 +17,7 @@ from audiotag.cli import options
 from audiotag.cli.interruption import interruptible
 from audiotag.cli.options import record_of
 from audiotag.cli.plan import show_plan
-from audiotag.cli.predict import at_least_one, check_labels, explain_empty, warn_of_trouble
+from audiotag.cli.predict import as_many_as_fit, at_least_one, check_labels, explain_empty, warn_of_trouble
 from audiotag.cli.progress import Progress, hours, real_time
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
@@ -122,7 +122,7 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
         return show_plan(inputs.find(), folder, tag_options, engine_options, shard=run.shard)
     if mode == "overwrite":
         refuse_input_as_output(run.out, inputs.sources())
-    found = in_shard(at_least_one(inputs.find()), run.shard)
+    found = as_many_as_fit(name, in_shard(at_least_one(inputs.find()), run.shard))
     from audiotag.run import Tally
     from audiotag.tagger import Tagger
 

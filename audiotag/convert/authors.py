@@ -15,6 +15,7 @@ from audiotag.convert.labels import label_names
 from audiotag.convert.layouts import fuse_authors
 from audiotag.convert.settings import Settings
 from audiotag.errors import CheckpointError, UsageError
+from audiotag.model_folder import check_sizes
 from audiotag.published import DATASETS, PublishedDataset
 
 AUTHORS_LICENSE = "CC-BY-NC-SA-4.0"  # of the authors' repository, which links their weights
@@ -55,8 +56,9 @@ def convert_authors(
                 "label_names": "given with --labels" if labels is not None else published.credit,
             },
         )  # fmt: skip
+        check_sizes(config.network, config.window, config.frontend)
     except ValueError as error:
-        raise CheckpointError(f"{path}: its configuration contradicts itself: {error}. Name --dataset") from error
+        raise CheckpointError(f"{path}: its configuration is not usable: {error}. Name --dataset") from error
     return Converted(network, config)
 
 

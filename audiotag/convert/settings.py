@@ -81,7 +81,7 @@ class Settings:
     def depths(self) -> tuple[int, ...]:
         """Blocks of each stage."""
         depth = self._get("RESNET", "DEPTH") if self._has("RESNET", "DEPTH") else 50
-        if depth not in DEPTHS:
+        if not isinstance(depth, int) or depth not in DEPTHS:
             raise CheckpointError(f"{self._path}: its cfg has RESNET.DEPTH = {depth!r}, known are 50 and 101")
         return DEPTHS[depth]
 

@@ -56,7 +56,7 @@ def remove_cached(hub_id: HubId, *, whole: bool) -> tuple[tuple[str, ...], int]:
     """
     snapshots = hub_id.storage / "snapshots"
     commit = cached_commit(hub_id)
-    known = sorted(path.name for path in snapshots.iterdir()) if whole and snapshots.is_dir() else [commit]
+    known = sorted(path.name for path in snapshots.glob("*") if path.is_dir()) if whole else [commit]
     commits = tuple(name for name in known if name is not None)
     if not commits:
         raise HubError(f"{hub_id}: is not in the cache {hub_cache()}. `audiotag models list` shows what is")

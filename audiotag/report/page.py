@@ -77,15 +77,17 @@ def page_of(
     *,
     header: Mapping[str, Any],
     n_excerpts: tuple[int, int],
+    sound: bool = True,
 ) -> Iterator[str]:
     """The pieces of the page; `excerpts` are taken one by one, in the order of `results`.
 
-    `header` is the run's (`writers.run_header`), `n_excerpts` how many are shown, and how many there are.
+    `header` is the run's (`writers.run_header`), `n_excerpts` how many are shown, and how many there are; `sound` says
+    whether they have theirs.
     """
     clips = {result.path: result for result in results if isinstance(result, ClipResult)}
     title = _title(results, sum(clip.duration for clip in clips.values()))
     yield begin_page(title, style=STYLE)
-    yield f"<h1>{safe(title)}</h1>\n" + _about(header, n_excerpts) + _labels(results)
+    yield f"<h1>{safe(title)}</h1>\n" + _about(header, n_excerpts, sound=sound) + _labels(results)
     shown_paths: set[str] = set()
     for path, of_input in groupby(excerpts, key=lambda pair: pair[0].path):
         shown_paths.add(path)
@@ -107,13 +109,14 @@ def _warning(clip: ClipResult) -> str:
     return "" if clip.warning is None else f" <small class=failed>{safe(clip.warning)}</small>"
 
 
-def _about(header: Mapping[str, Any], n_excerpts: tuple[int, int]) -> str:
+def _about(header: Mapping[str, Any], n_excerpts: tuple[int, int], *, sound: bool) -> str:
     shown, there_are = n_excerpts
     which = "" if shown == there_are else f" The {shown:,} likeliest of {there_are:,} excerpts are shown."
     facts = f"audiotag {header['version']}, model {header['model']} ({header['sha256'][:12]})."
+    hear = "a picture to hear it from there, " if sound else ""
     options = json.dumps(header["parameters"], ensure_ascii=False)
     return (
-        f"<p class=note>{safe(facts + which)} Click a picture to hear it from there, a label to see it alone.</p>\n"
+        f"<p class=note>{safe(facts + which)} Click {hear}a label to see it alone.</p>\n"
         f"<details class=note><summary>Options</summary><pre>{safe(options)}</pre></details>\n"
     )
 

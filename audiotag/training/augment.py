@@ -109,7 +109,8 @@ class Augmenter:
         return canvas
 
     def _shift_pitch(self, magnitudes: FloatArray) -> FloatArray:
-        shift = int(self._rng.integers(-PITCH_BANDS, PITCH_BANDS + 1))
+        most = min(PITCH_BANDS, self._n_mels - 1)
+        shift = int(self._rng.integers(-most, most + 1))
         if shift > 0:
             return np.pad(magnitudes[:, :-shift], ((0, 0), (shift, 0)))
         if shift < 0:
@@ -149,13 +150,15 @@ class Augmenter:
         # Two masks on each axis, filled with the window's mean (Park et al., "SpecAugment", Interspeech 2019).
         mean = log_mel.mean()
         for _ in range(2):
-            width = int(self._rng.integers(0, self._config.mask_frames + 1))
-            start = int(self._rng.integers(0, self._n_frames - width + 1))
-            log_mel[start : start + width] = mean
-            width = int(self._rng.integers(0, self._config.mask_mels + 1))
-            start = int(self._rng.integers(0, self._n_mels - width + 1))
-            log_mel[:, start : start + width] = mean
+            log_mel[self._masked(self._n_frames, self._config.mask_frames)] = mean
+            log_mel[:, self._masked(self._n_mels, self._config.mask_mels)] = mean
         return log_mel
+
+    def _masked(self, size: int, most: int) -> slice:
+        """A mask somewhere on an axis, over half of it at most."""
+        width = int(self._rng.integers(0, min(most, size // 2) + 1))
+        start = int(self._rng.integers(0, size - width + 1))
+        return slice(start, start + width)
 
 
 def _add_powers(first: FloatArray, second: FloatArray) -> FloatArray:

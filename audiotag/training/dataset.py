@@ -228,15 +228,14 @@ def log_mels_of(
 
     Raises:
         DataError: none of the clips can be read.
-        OutputError: `cache` cannot be made.
+        OutputError: `cache` cannot be made or written.
     """
-    with explained(cache):
-        cache.mkdir(parents=True, exist_ok=True)
     stem = cache / f"log_mels-{_fingerprint(clips, frontend)}{f'-{kind}' if kind else ''}"
     index = stem.with_suffix(".npy")
     was_there = index.exists()
     if not was_there:
-        _write_cache(clips, frontend, kind, stem, on_clip)
+        with explained(cache):
+            _write_cache(clips, frontend, kind, stem, on_clip)
     ends = np.load(index)
     if was_there and kind is None:
         _name_unreadable(clips, ends)
@@ -290,13 +289,20 @@ def _write_cache(
             return np.zeros((0, frontend.n_mels), dtype=np.float16)
         return np.asarray(transform(samples[None])[0], dtype=np.float16)
 
-    ends, total = [], 0
-    partial = stem.with_suffix(".partial")
-    with partial.open("wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, frames in enumerate(pool.map(log_mel, range(len(clips)), clips), start=1):
-            out.write(frames.tobytes())
-            total += len(frames)
-            ends.append(total)
-            on_clip(done, len(clips))
-    partial.replace(stem.with_suffix(".f16"))
-    np.save(stem.with_suffix(".npy"), np.asarray(ends))
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    # Its own of each process: trainings may share a cache, and make the same files at the same time.
+    partial = stem.with_suffix(f".{os.getpid()}.partial")
+    try:
+        ends, total = [], 0
+        with partial.open("wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done, frames in enumerate(pool.map(log_mel, range(len(clips)), clips), start=1):
+                out.write(frames.tobytes())
+                total += len(frames)
+                ends.append(total)
+                on_clip(done, len(clips))
+        partial.replace(stem.with_suffix(".f16"))
+        with partial.open("wb") as out:
+            np.save(out, np.asarray(ends))
+        partial.replace(stem.with_suffix(".npy"))
+    finally:
+        partial.unlink(missing_ok=True)

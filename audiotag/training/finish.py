@@ -30,7 +30,8 @@ from audiotag.training.validation import cut, window_logits
 
 FloatArray = npt.NDArray[np.float32]
 
-N_CALIBRATION_WINDOWS = 192  # percentiles keep every activation of a batch in memory
+# Windows that int8 gets its ranges from, and of them at once: percentiles keep every activation of a batch in memory.
+N_RANGE_WINDOWS, RANGE_BATCH = 192, 32
 
 
 def finish(
@@ -73,11 +74,14 @@ def fused_checkpoint(path: Path, model: ModelConfig) -> tuple[AudioRepInceptionN
 
 
 def ranges_data(data: Data, model: ModelConfig, seed: int) -> Iterator[FloatArray]:
-    """What int8 gets its ranges from: windows of training clips as they are, a few from each part of the data."""
+    """What int8 gets its ranges from: the first windows of clips drawn at random, as they are.
+
+    Shape: `[n, 1, frame, mel]` each.
+    """
     rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(data.log_mels))[:N_CALIBRATION_WINDOWS]
-    for start in range(0, len(chosen), 32):
-        yield np.stack([cut(data.log_mels[clip], model)[0] for clip in chosen[start : start + 32]])[:, None]
+    chosen = rng.permutation(len(data.log_mels))[:N_RANGE_WINDOWS]
+    for start in range(0, len(chosen), RANGE_BATCH):
+        yield np.stack([cut(data.log_mels[clip], model)[0] for clip in chosen[start : start + RANGE_BATCH]])[:, None]
 
 
 def provenance(

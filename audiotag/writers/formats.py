@@ -28,6 +28,7 @@ class Format:
     description: str
     header: Literal["never", "if asked", "always"] = "never"  # whether it tells of the run
     is_appended: bool = True  # no record depends on those before; else a file is made from NDJSON at the end
+    is_of_one_input: bool = False
     package: str | None = None  # what has to be installed
 
     def has_header(self, *, asked: bool) -> bool:
@@ -43,7 +44,9 @@ FORMATS: dict[str, Format] = {
     ),
     "csv": Format(make=SeparatedWriter, suffixes=(".csv",), description="a row a tag"),
     "tsv": Format(make=TsvWriter, suffixes=(".tsv",), description="a row a tag, tabs"),
-    "audacity": Format(make=AudacityWriter, suffixes=(".labels.txt",), description="label track of one recording"),
+    "audacity": Format(
+        make=AudacityWriter, suffixes=(".labels.txt",), description="label track of one recording", is_of_one_input=True
+    ),
     "raven": Format(
         make=RavenWriter, suffixes=(".selections.txt",), description="selection table", is_appended=False
     ),
