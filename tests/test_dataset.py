@@ -86,6 +86,8 @@ def test_a_manifest_prefers_labels_with_parents_and_keeps_folds_and_credits(tmp_
         ("path,labels\n", "holds no labelled clip"),
         ("path,labels,fold\na.wav,Dog,1\nb.wav,Domestic animals, pets,1\n",
          r"m\.csv: line 3 has more cells than the first. Quote labels that hold commas$"),
+        ("path,label\na.wav,Dog\nb.wav,Dog\n./a.wav,Rain\n",
+         r"m\.csv: line 4 names the clip of line 2 again. Put ; between labels on one line$"),
         ("labels,path\nDog\n", r"m\.csv: line 2 has no path"),
         ("path,labels\n,Dog\n", r"m\.csv: line 2 has no path"),
         ('path,labels\na.wav,"Dog\nb.wav,Cat\n', r"m\.csv: line 2 is not CSV: unexpected end of data"),

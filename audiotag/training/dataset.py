@@ -69,7 +69,7 @@ def read_dataset(data: Path) -> tuple[LabelledClip, ...]:
     """The clips of a labelled folder or a manifest.
 
     Raises:
-        DataError: it does not exist, cannot be read, is empty, or lacks a column or a cell.
+        DataError: it does not exist, cannot be read, is empty, lacks a column or a cell, or names a clip twice.
     """
     try:
         clips = tuple(_clips_of(data))
@@ -113,8 +113,14 @@ def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
         rows = csv.DictReader(lines, skipinitialspace=True, strict=True)
         try:
             column = _label_column(manifest, rows)
+            line_of: dict[Path, int] = {}
             for row in rows:
-                yield _clip_of_row(manifest, f"{manifest}: line {rows.line_num}", row, column)
+                line = f"{manifest}: line {rows.line_num}"
+                clip = _clip_of_row(manifest, line, row, column)
+                first = line_of.setdefault(clip.path, rows.line_num)
+                if first != rows.line_num:
+                    raise DataError(f"{line} names the clip of line {first} again. Put ; between labels on one line")
+                yield clip
         except csv.Error as error:
             raise DataError(f"{manifest}: line {rows.line_num + 1} is not CSV: {error}. Close its quotes") from error
 
