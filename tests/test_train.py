@@ -273,7 +273,7 @@ def test_clips_that_are_all_in_the_held_out_fold_are_refused(data: Path, tmp_pat
 @pytest.mark.parametrize(
     ("fold", "complaint"),
     [("2", "no readable clip of fold '1' has a label that is learnt"),
-     ("1", "only clips of fold '1' have a label that is learnt")],
+     ("1", "no readable clip outside fold '1' is labelled 'high', 'hiss', 'low'. Choose another --fold, or raise")],
 )  # fmt: skip
 def test_a_fold_beside_which_nothing_is_learnt_is_refused_before_any_step(
     data: Path, tmp_path: Path, fold: str, complaint: str
@@ -283,6 +283,23 @@ def test_a_fold_beside_which_nothing_is_learnt_is_refused_before_any_step(
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("\n".join(["path,labels,fold", *kept]) + "\n")
     with pytest.raises(DataError, match=complaint):
+        train(manifest, tmp_path / "model", config=RECIPE, on_progress=lambda progress: pytest.fail("took a step"))
+
+
+@pytest.mark.parametrize(
+    ("row", "replaced"),
+    [("low{},low,2", "low{},low,1"), ("low{},low,2", "nowhere{},low,2")],
+    ids=["all held out", "the others missing"],
+)  # fmt: skip
+def test_a_label_with_nothing_to_learn_from_is_refused_before_any_step(
+    data: Path, tmp_path: Path, row: str, replaced: str
+) -> None:
+    text = data.read_text()
+    for index in range(8):
+        text = text.replace(row.format(f"{index}.wav"), replaced.format(f"{index}.wav"))
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("path,labels,fold\n" + "\n".join(f"{data.parent}/{line}" for line in text.splitlines()[1:]))
+    with pytest.raises(DataError, match="no readable clip outside fold '1' is labelled 'low'"):
         train(manifest, tmp_path / "model", config=RECIPE, on_progress=lambda progress: pytest.fail("took a step"))
 
 
