@@ -155,6 +155,26 @@ def test_a_training_that_begins_with_a_model_knows_what_it_knew(trained: Path, d
     assert told in (tmp_path / "final/README.md").read_text(encoding="utf-8")
 
 
+def test_resuming_with_another_beginning_is_refused(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> ModelConfig:
+        raise KeyboardInterrupt
+
+    recipe, begun = replace(RECIPE, steps=1, damage_probability=0.0), open_model_folder(trained)
+    with monkeypatch.context() as late:
+        late.setattr("audiotag.training.train.finish", interrupted)
+        for name, start in (("begun", begun), ("new", None)):
+            with pytest.raises(KeyboardInterrupt):
+                train(data, tmp_path / name, config=recipe, start=start)
+    with pytest.raises(CheckpointError, match=rf"other weights\. Give --from the model '{begun.name}' again"):
+        train(data, tmp_path / "begun", config=recipe, resume=True)
+    with pytest.raises(CheckpointError, match=r"other weights\. Leave out --from"):
+        train(data, tmp_path / "new", config=recipe, resume=True, start=begun)
+    model = train(data, tmp_path / "begun", config=recipe, resume=True, start=begun)
+    assert model.provenance["begun_with"]["sha256"] == begun.sha256
+
+
 def test_a_network_of_another_shape_is_no_beginning(trained: Path, data: Path, tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "audiotag", "train", str(data), "--out", str(tmp_path / "out"), "--from", str(trained),
