@@ -342,6 +342,24 @@ def test_a_clip_that_cannot_be_read_is_named_once_and_left_out(
     assert {len(each) for each in (loaded.log_mels, loaded.targets, *loaded.damaged)} == {len(whole)}
 
 
+def test_a_model_tells_of_the_clips_that_could_be_read_only(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "audiotag")
+    rows = [f"{data.parent}/{row},zoo" for row in data.read_text().splitlines()[1:]]
+    rows += ["nowhere.wav,low,1,sea", "neither.wav,low,2,sea"]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["path,labels,fold,source", *rows]) + "\n")
+    recipe = replace(RECIPE, steps=1, damage_probability=0.0)
+    model = train(manifest, tmp_path / "model", config=recipe)
+    refitted = refit(tmp_path / "model", manifest, tmp_path / "final", steps=1, learning_rate=1e-9)
+    for made in (model.provenance, refitted.provenance):
+        assert (made["n_clips"], made["n_clips_held_out"], made["n_clips_of_label"]["low"]) == (24, 12, 8)
+    for folder in ("model", "final"):
+        assert "sea" not in (tmp_path / folder / "CREDITS.csv").read_text()
+    assert sum("nowhere.wav" in record.getMessage() for record in caplog.records) == 2, "once in each training"
+
+
 def test_what_cannot_be_trained_is_refused_before_any_clip_is_read(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="learning_rate must be positive, not nan"):
         replace(RECIPE, learning_rate=float("nan"))

@@ -37,7 +37,6 @@ def finish(
     out: Path,
     *,
     data: Path,
-    clips: Sequence[LabelledClip],
     learning: Data,
     held_out: Data,
     model: ModelConfig,
@@ -49,6 +48,7 @@ def finish(
 
     `begun_with` is name and sha256 of the model that the training began with.
     """
+    clips = (*learning.clips, *held_out.clips)
     fused, step = fused_checkpoint(work_folder(out) / BEST_CHECKPOINT, model)
     scored = window_logits(fused, held_out.log_mels, model)
     prevalence = label_matrix(clips, model.labels).mean(axis=0)
@@ -61,7 +61,7 @@ def finish(
         made["begun_with"] = begun_with
     model = replace(model, license=license, metrics=errors, provenance=made)
     write_configs(out, model)
-    return measure_model(out, model, [clip for clip in clips if clip.fold == config.fold])
+    return measure_model(out, model, held_out.clips)
 
 
 def fused_checkpoint(path: Path, model: ModelConfig) -> tuple[AudioRepInceptionNeXt, int]:

@@ -63,6 +63,6 @@ def train(
             trainer.begin_with(start)
         trainer.run(resume=resume and has_checkpoint(out))
         return finish(
-            out, data=data, clips=clips, learning=learning, held_out=held_out, model=model, config=config,
+            out, data=data, learning=learning, held_out=held_out, model=model, config=config,
             license=license, begun_with=trainer.begun_with,
         )  # fmt: skip
