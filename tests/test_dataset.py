@@ -128,12 +128,15 @@ def test_missing_data_is_an_error_that_names_it(tmp_path: Path) -> None:
         read_dataset(tmp_path / "nowhere")
 
 
-def test_labels_need_clips_and_independent_groups(tmp_path: Path) -> None:
+def test_labels_need_clips_and_independent_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [f"{i}.wav,Many;{'Rare' if i < 2 else 'Same'},{'g' if i >= 2 else i}" for i in range(6)]
     (tmp_path / "m.csv").write_text("path,labels,group\n" + "\n".join(rows))
     clips = read_dataset(tmp_path / "m.csv")
+    caplog.set_level(logging.WARNING, "audiotag")
     assert choose_labels(clips, min_clips=1, min_groups=1) == ("Many", "Rare", "Same")
+    assert not caplog.records
     assert choose_labels(clips, min_clips=3, min_groups=1) == ("Many", "Same")
+    assert caplog.messages == ["labels without 3 clips of 1 groups are not learnt: 'Rare'"]
     assert choose_labels(clips, min_clips=3, min_groups=2) == ("Many",)
     assert label_matrix(clips, ("Rare", "Many")).tolist() == [[1, 1], [1, 1], [0, 1], [0, 1], [0, 1], [0, 1]]
     with pytest.raises(DataError, match="no label has 100 clips"):

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from audiotag.audio import read_audio
 from audiotag.config import FrontEndConfig
-from audiotag.errors import AudioError, DataError
+from audiotag.errors import AudioError, DataError, listed
 from audiotag.frontend import LogMel
 from audiotag.inputs import Input, find_inputs
 from audiotag.journal import explained
@@ -161,7 +161,7 @@ def _hashed_fold(group: str) -> str:
 
 
 def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: int) -> tuple[str, ...]:
-    """The labels with enough clips from enough independent groups, in alphabetical order.
+    """The labels with enough clips from enough independent groups, in alphabetical order. The others are logged.
 
     Raises:
         DataError: no label has enough, or two differ only by case.
@@ -178,6 +178,10 @@ def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: 
     ))  # fmt: skip
     if not labels:
         raise DataError(f"no label has {min_clips} clips of {min_groups} groups. Lower --min-clips or --min-groups")
+    left_out = sorted(n_clips.keys() - labels)
+    if left_out:
+        names = listed(left_out, show=repr)
+        logger.warning("labels without %d clips of %d groups are not learnt: %s", min_clips, min_groups, names)
     return labels
 
 
