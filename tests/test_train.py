@@ -323,6 +323,15 @@ def test_a_label_with_nothing_to_learn_from_is_refused_before_any_step(
         train(manifest, tmp_path / "model", config=RECIPE, on_progress=lambda progress: pytest.fail("took a step"))
 
 
+def test_a_group_in_the_held_out_fold_and_in_another_is_refused(data: Path, tmp_path: Path) -> None:
+    rows = [f"{data.parent}/{row},{row[:3]}{'' if row.startswith('low') else index}"
+            for index, row in enumerate(data.read_text().splitlines()[1:])]  # fmt: skip
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["path,labels,fold,group", *rows]) + "\n")
+    with pytest.raises(DataError, match=r"groups are in fold '1' and in others: 'low'\. Give each group one fold"):
+        train(manifest, tmp_path / "model", config=RECIPE, on_clip=lambda done, total: pytest.fail("read a clip"))
+
+
 def test_a_loss_that_is_not_finite_ends_the_training_at_once(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the loss of step \d is (nan|inf)\. Train with a lower --learning-rate"):
         train_only(data, tmp_path, replace(RECIPE, learning_rate=1e30))

@@ -86,6 +86,17 @@ def check_fold(clips: Sequence[LabelledClip], fold: str) -> None:
         raise DataError(f"every readable clip is in fold {fold!r}: none is left to learn from. Add others")
 
 
+def check_groups(clips: Iterable[LabelledClip], fold: str) -> None:
+    """Raises `DataError` if a group has clips in this fold and in others: its figures would be of what is learnt."""
+    held_out, learnt = set[str](), set[str]()
+    for clip in clips:
+        (held_out if clip.fold == fold else learnt).add(clip.group)
+    split_groups = sorted(held_out & learnt)
+    if split_groups:
+        raise DataError(f"groups are in fold {fold!r} and in others: {listed(split_groups, show=repr)}. "
+                        "Give each group one fold")  # fmt: skip
+
+
 def check_learnt(clips: Iterable[LabelledClip], labels: Sequence[str], fold: str) -> None:
     """Raises `DataError` unless each of the labels is on a clip outside this fold, to be learnt from."""
     learnt = {label for clip in clips if clip.fold != fold for label in clip.labels}

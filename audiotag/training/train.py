@@ -12,7 +12,7 @@ from pathlib import Path
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.errors import DataError
 from audiotag.model_folder import ModelFolder, check_sizes
-from audiotag.training.batches import check_fold, check_learnt, load, split
+from audiotag.training.batches import check_fold, check_groups, check_learnt, load, split
 from audiotag.training.dataset import choose_labels, read_dataset
 from audiotag.training.finish import finish
 from audiotag.training.places import has_checkpoint, own_work_folder
@@ -40,13 +40,15 @@ def train(
     model has learnt.
 
     Raises:
-        DataError: the data cannot be used, a label has nothing to learn from, the held-out fold has nothing to measure
-            on, no model is as large as `config` says, `start` is a network of another shape, or the loss is not finite.
+        DataError: the data cannot be used, a group is in the held-out fold and in others, a label has nothing to learn
+            from, the held-out fold has nothing to measure on, no model is as large as `config` says, `start` is a
+            network of another shape, or the loss is not finite.
         CheckpointError: `resume`, but the checkpoint is of another recipe, or began with another `start`.
     """
     clips = read_dataset(data)
     labels = choose_labels(clips, min_clips=config.min_clips, min_groups=config.min_groups)
     check_fold(clips, config.fold)
+    check_groups(clips, config.fold)
     check_learnt(clips, labels, config.fold)
     model = model_config(labels, config)
     try:
