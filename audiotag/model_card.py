@@ -215,7 +215,8 @@ def _labels_measured(config: ModelConfig) -> str:
              "on it is shown. Few held-out groups make an unsure figure.", "",
              "| label | AP | 95 % | held out | groups | in all | threshold |", f"|{'---|' * 7}"]  # fmt: skip
     for label, threshold in zip(config.labels, config.thresholds, strict=True):
-        cells = [label, *_cells(measured.get(label, {})), str(counts.get(label, "")), f"{threshold:g}"]
+        name = label.replace("|", r"\|")  # a bar would end the cell
+        cells = [name, *_cells(measured.get(label, {})), str(counts.get(label, "")), f"{threshold:g}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 

@@ -87,6 +87,8 @@ def test_a_manifest_prefers_labels_with_parents_and_keeps_folds_and_credits(tmp_
         ("path,labels\n", "holds no labelled clip"),
         ("path,labels,fold\na.wav,Dog,1\nb.wav,Domestic animals, pets,1\n",
          r"m\.csv: line 3 has more cells than the first. Quote labels that hold commas$"),
+        ("path,label\na.wav,Dog\nb.wav,Dog\n./a.wav,Rain\n",
+         r"m\.csv: line 4 names the clip of line 2 again. Put ; between labels on one line$"),
         ("labels,path\nDog\n", r"m\.csv: line 2 has no path"),
         ("path,labels\n,Dog\n", r"m\.csv: line 2 has no path"),
         ('path,labels\na.wav,"Dog\nb.wav,Cat\n', r"m\.csv: line 2 is not CSV: unexpected end of data"),
@@ -127,12 +129,15 @@ def test_missing_data_is_an_error_that_names_it(tmp_path: Path) -> None:
         read_dataset(tmp_path / "nowhere")
 
 
-def test_labels_need_clips_and_independent_groups(tmp_path: Path) -> None:
+def test_labels_need_clips_and_independent_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [f"{i}.wav,Many;{'Rare' if i < 2 else 'Same'},{'g' if i >= 2 else i}" for i in range(6)]
     (tmp_path / "m.csv").write_text("path,labels,group\n" + "\n".join(rows))
     clips = read_dataset(tmp_path / "m.csv")
+    caplog.set_level(logging.WARNING, "audiotag")
     assert choose_labels(clips, min_clips=1, min_groups=1) == ("Many", "Rare", "Same")
+    assert not caplog.records
     assert choose_labels(clips, min_clips=3, min_groups=1) == ("Many", "Same")
+    assert caplog.messages == ["labels without 3 clips of 1 groups are not learnt: 'Rare'"]
     assert choose_labels(clips, min_clips=3, min_groups=2) == ("Many",)
     assert label_matrix(clips, ("Rare", "Many")).tolist() == [[1, 1], [1, 1], [0, 1], [0, 1], [0, 1], [0, 1]]
     with pytest.raises(DataError, match="no label has 100 clips"):

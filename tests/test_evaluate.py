@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from audiotag.errors import DataError
 from audiotag.labels import LabelSet
 from audiotag.thresholds import read_thresholds
 from audiotag.training.dataset import LabelledClip
-from audiotag.training.evaluate import Evaluation, measure, with_known_labels
+from audiotag.training.evaluate import Evaluation, measure, tell_learnt_clips, with_known_labels
 from audiotag.training.evaluation_page import evaluation_page
 from audiotag.training.hierarchy import ancestors_of_labels
 
@@ -313,7 +314,8 @@ def test_labels_that_the_model_does_not_know_are_named_before_anything_is_scored
     assert ran.stderr.startswith(warning + "clips ") or ran.stderr.startswith(warning + "audiotag: warning: left out")
     assert "\nlabels that the model does not know did not count: Zither\n" in ran.stdout
     with data.open("a") as rows:
-        rows.writelines(f"a.wav,{label},1,g,zoo\n" for label in ("Sirens", *"12345"))
+        rows.write("f.wav,Sirens;1;2;3;4;5,1,g,zoo\n")
+    (data.parent / "f.wav").write_bytes((data.parent / "a.wav").read_bytes())
     ran = run_audiotag("evaluate", "m.csv")
     assert ran.stderr.startswith(f"{warning[:-9]}'1', '2', '3', '4', '5' and 2 more\n")
     assert "did not count: 1, 2, 3, 4, 5 and 2 more\n" in ran.stdout
@@ -342,6 +344,27 @@ def test_labels_of_the_data_are_matched_whatever_their_case(
     assert [each["label"] for each in shown["per_label"]] == ["Dog", "Siren"]
     two = with_known_labels([clip("a", "dog", "Dog", "dOG", "cat")], LabelSet(("dog", "Dog")))
     assert two[0].labels == ("dog", "Dog", "cat")
+
+
+@pytest.mark.parametrize(
+    ("data", "made", "fold", "complaint"),
+    [
+        ("m.csv", {}, None, "has learnt from these clips but for a fold: --fold 2 measures on that"),
+        ("m.csv", {}, "1", "has learnt from these clips but for a fold: --fold 2 measures on that"),
+        ("m.csv", {}, "2", None),
+        ("m.csv", {"refit": {"steps": 9}}, "2", "has learnt from all of these clips: expect less on others"),
+        ("m.csv", {"n_clips": 7}, None, None),
+        ("other.csv", {}, None, None),
+    ],
+)
+def test_clips_that_the_model_has_learnt_from_are_told(
+    data: str, made: dict[str, object], fold: str | None, complaint: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "audiotag")
+    clips = [clip("a", "Dog"), clip("b", "Siren")]
+    provenance = {"data": "m.csv", "n_clips": 2, "recipe": {"fold": "2"}, **made}
+    tell_learnt_clips(replace(TINY_CONFIG, provenance=provenance), Path("data") / data, clips, fold=fold)
+    assert caplog.messages == ([] if complaint is None else [f"the model {complaint}"])
 
 
 def test_html_goes_to_a_file(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:

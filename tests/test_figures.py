@@ -139,6 +139,12 @@ def test_a_card_of_an_older_release_s_figures_can_still_be_made(tiny_config: Mod
     assert "| Dog | 0.400 |  | 2 |  |  | 0 |" in model_card(config)
 
 
+def test_a_label_with_a_bar_does_not_end_its_cell_of_the_card(measured: tuple[Path, ModelConfig]) -> None:
+    _, config = measured
+    card = model_card(replace(config, labels=("Cat|Dog", *config.labels[1:])))
+    assert r"| Cat\|Dog | not measured |" in card
+
+
 def test_figures_are_written_between_the_markers_of_their_script_only(measured: tuple[Path, ModelConfig]) -> None:
     _, config = measured
     other = f"{begin_of('other.py')}\nof another script\n{END}\n"

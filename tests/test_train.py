@@ -155,6 +155,26 @@ def test_a_training_that_begins_with_a_model_knows_what_it_knew(trained: Path, d
     assert told in (tmp_path / "final/README.md").read_text(encoding="utf-8")
 
 
+def test_resuming_with_another_beginning_is_refused(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> ModelConfig:
+        raise KeyboardInterrupt
+
+    recipe, begun = replace(RECIPE, steps=1, damage_probability=0.0), open_model_folder(trained)
+    with monkeypatch.context() as late:
+        late.setattr("audiotag.training.train.finish", interrupted)
+        for name, start in (("begun", begun), ("new", None)):
+            with pytest.raises(KeyboardInterrupt):
+                train(data, tmp_path / name, config=recipe, start=start)
+    with pytest.raises(CheckpointError, match=rf"other weights\. Give --from the model '{begun.name}' again"):
+        train(data, tmp_path / "begun", config=recipe, resume=True)
+    with pytest.raises(CheckpointError, match=r"other weights\. Leave out --from"):
+        train(data, tmp_path / "new", config=recipe, resume=True, start=begun)
+    model = train(data, tmp_path / "begun", config=recipe, resume=True, start=begun)
+    assert model.provenance["begun_with"]["sha256"] == begun.sha256
+
+
 def test_a_network_of_another_shape_is_no_beginning(trained: Path, data: Path, tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "audiotag", "train", str(data), "--out", str(tmp_path / "out"), "--from", str(trained),
@@ -273,7 +293,7 @@ def test_clips_that_are_all_in_the_held_out_fold_are_refused(data: Path, tmp_pat
 @pytest.mark.parametrize(
     ("fold", "complaint"),
     [("2", "no readable clip of fold '1' has a label that is learnt"),
-     ("1", "only clips of fold '1' have a label that is learnt")],
+     ("1", "no readable clip outside fold '1' is labelled 'high', 'hiss', 'low'. Choose another --fold, or raise")],
 )  # fmt: skip
 def test_a_fold_beside_which_nothing_is_learnt_is_refused_before_any_step(
     data: Path, tmp_path: Path, fold: str, complaint: str
@@ -284,6 +304,32 @@ def test_a_fold_beside_which_nothing_is_learnt_is_refused_before_any_step(
     manifest.write_text("\n".join(["path,labels,fold", *kept]) + "\n")
     with pytest.raises(DataError, match=complaint):
         train(manifest, tmp_path / "model", config=RECIPE, on_progress=lambda progress: pytest.fail("took a step"))
+
+
+@pytest.mark.parametrize(
+    ("row", "replaced"),
+    [("low{},low,2", "low{},low,1"), ("low{},low,2", "nowhere{},low,2")],
+    ids=["all held out", "the others missing"],
+)  # fmt: skip
+def test_a_label_with_nothing_to_learn_from_is_refused_before_any_step(
+    data: Path, tmp_path: Path, row: str, replaced: str
+) -> None:
+    text = data.read_text()
+    for index in range(8):
+        text = text.replace(row.format(f"{index}.wav"), replaced.format(f"{index}.wav"))
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("path,labels,fold\n" + "\n".join(f"{data.parent}/{line}" for line in text.splitlines()[1:]))
+    with pytest.raises(DataError, match="no readable clip outside fold '1' is labelled 'low'"):
+        train(manifest, tmp_path / "model", config=RECIPE, on_progress=lambda progress: pytest.fail("took a step"))
+
+
+def test_a_group_in_the_held_out_fold_and_in_another_is_refused(data: Path, tmp_path: Path) -> None:
+    rows = [f"{data.parent}/{row},{row[:3]}{'' if row.startswith('low') else index}"
+            for index, row in enumerate(data.read_text().splitlines()[1:])]  # fmt: skip
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["path,labels,fold,group", *rows]) + "\n")
+    with pytest.raises(DataError, match=r"groups are in fold '1' and in others: 'low'\. Give each group one fold"):
+        train(manifest, tmp_path / "model", config=RECIPE, on_clip=lambda done, total: pytest.fail("read a clip"))
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_at_once(data: Path, tmp_path: Path) -> None:
@@ -303,6 +349,24 @@ def test_a_clip_that_cannot_be_read_is_named_once_and_left_out(
     assert [record.getMessage().count("broken.wav") for record in caplog.records] == [1]
     assert loaded.clips == whole
     assert {len(each) for each in (loaded.log_mels, loaded.targets, *loaded.damaged)} == {len(whole)}
+
+
+def test_a_model_tells_of_the_clips_that_could_be_read_only(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "audiotag")
+    rows = [f"{data.parent}/{row},zoo" for row in data.read_text().splitlines()[1:]]
+    rows += ["nowhere.wav,low,1,sea", "neither.wav,low,2,sea"]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["path,labels,fold,source", *rows]) + "\n")
+    recipe = replace(RECIPE, steps=1, damage_probability=0.0)
+    model = train(manifest, tmp_path / "model", config=recipe)
+    refitted = refit(tmp_path / "model", manifest, tmp_path / "final", steps=1, learning_rate=1e-9)
+    for made in (model.provenance, refitted.provenance):
+        assert (made["n_clips"], made["n_clips_held_out"], made["n_clips_of_label"]["low"]) == (24, 12, 8)
+    for folder in ("model", "final"):
+        assert "sea" not in (tmp_path / folder / "CREDITS.csv").read_text()
+    assert sum("nowhere.wav" in record.getMessage() for record in caplog.records) == 2, "once in each training"
 
 
 def test_what_cannot_be_trained_is_refused_before_any_clip_is_read(data: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def evaluate(
 ) -> int:  # fmt: skip
     """Measure a model on labelled clips: mAP, hit rates, calibration, thresholds, confusions, worst clips.
 
-    Example: audiotag evaluate ./birds --model ./my-model -f html --out birds.html
+    Example: audiotag evaluate ./birds --model ./my-model --fold 2 -f html --out birds.html
     """
     engine_options = EngineOptions(device=device, engine=engine, precision=precision)  # type: ignore[arg-type]
     options.set_verbosity(quiet=quiet, verbose=False)
@@ -75,13 +75,20 @@ def evaluate(
     chosen = labels.select(_names(among)) if among else ()
     from audiotag.tagger import Tagger
     from audiotag.training.dataset import read_dataset
-    from audiotag.training.evaluate import measure, score_clips, tell_unknown_labels, with_known_labels
+    from audiotag.training.evaluate import (
+        measure,
+        score_clips,
+        tell_learnt_clips,
+        tell_unknown_labels,
+        with_known_labels,
+    )
 
     all_clips, status = with_known_labels(read_dataset(data), labels), StatusLine(quiet=quiet)
     for place in (out, thresholds_out):
         refuse_input_as_output(place, (clip.path for clip in all_clips))
     clips = _chosen(all_clips, fold=fold, sources=source)
     tell_unknown_labels(clips, labels)
+    tell_learnt_clips(folder.config, data, all_clips, fold=fold)
     tagger = Tagger(folder, options=engine_options)
     scores, read = score_clips(
         tagger, clips, on_progress=lambda done, total: status.show(f"clips {done}/{total}", keep=done == total)

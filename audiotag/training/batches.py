@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audiotag.config import ModelConfig, TrainConfig
-from audiotag.errors import DataError
+from audiotag.errors import DataError, listed
 from audiotag.frontend import LogMel
 from audiotag.training.augment import Augmenter, Sound, active_frames, synthetic_negatives
 from audiotag.training.damage import KINDS
@@ -66,7 +66,7 @@ def split(data: Data, fold: str) -> tuple[Data, Data]:
     """What is learnt from, and the held-out fold.
 
     Raises:
-        DataError: one of the two has no clip, or none with a label of the model.
+        DataError: one of the two has no clip, or the held-out fold none with a label of the model.
     """
 
     check_fold(data.clips, fold)
@@ -74,8 +74,6 @@ def split(data: Data, fold: str) -> tuple[Data, Data]:
     learning, held_out = data.part(np.flatnonzero(~is_held_out)), data.part(np.flatnonzero(is_held_out))
     if not held_out.targets.any():
         raise DataError(f"no readable clip of fold {fold!r} has a label that is learnt. Choose another --fold")
-    if not learning.targets.any():
-        raise DataError(f"only clips of fold {fold!r} have a label that is learnt. Choose another --fold")
     return learning, held_out
 
 
@@ -86,6 +84,26 @@ def check_fold(clips: Sequence[LabelledClip], fold: str) -> None:
         raise DataError(f"no readable clip is in fold {fold!r}. Choose --fold among {', '.join(folds)}")
     if len(folds) == 1:
         raise DataError(f"every readable clip is in fold {fold!r}: none is left to learn from. Add others")
+
+
+def check_groups(clips: Iterable[LabelledClip], fold: str) -> None:
+    """Raises `DataError` if a group has clips in this fold and in others: its figures would be of what is learnt."""
+    held_out, learnt = set[str](), set[str]()
+    for clip in clips:
+        (held_out if clip.fold == fold else learnt).add(clip.group)
+    split_groups = sorted(held_out & learnt)
+    if split_groups:
+        raise DataError(f"groups are in fold {fold!r} and in others: {listed(split_groups, show=repr)}. "
+                        "Give each group one fold")  # fmt: skip
+
+
+def check_learnt(clips: Iterable[LabelledClip], labels: Sequence[str], fold: str) -> None:
+    """Raises `DataError` unless each of the labels is on a clip outside this fold, to be learnt from."""
+    learnt = {label for clip in clips if clip.fold != fold for label in clip.labels}
+    others = [label for label in labels if label not in learnt]
+    if others:
+        raise DataError(f"no readable clip outside fold {fold!r} is labelled {listed(others, show=repr)}. "
+                        "Choose another --fold, or raise --min-clips")  # fmt: skip
 
 
 class BatchSource:

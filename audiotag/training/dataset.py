@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from audiotag.audio import read_audio
 from audiotag.config import FrontEndConfig
-from audiotag.errors import AudioError, DataError
+from audiotag.errors import AudioError, DataError, listed
 from audiotag.frontend import LogMel
 from audiotag.inputs import Input, find_inputs
 from audiotag.journal import explained
@@ -69,7 +69,7 @@ def read_dataset(data: Path) -> tuple[LabelledClip, ...]:
     """The clips of a labelled folder or a manifest.
 
     Raises:
-        DataError: it does not exist, cannot be read, is empty, or lacks a column or a cell.
+        DataError: it does not exist, cannot be read, is empty, lacks a column or a cell, or names a clip twice.
     """
     try:
         clips = tuple(_clips_of(data))
@@ -113,8 +113,14 @@ def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
         rows = csv.DictReader(lines, skipinitialspace=True, strict=True)
         try:
             column = _label_column(manifest, rows)
+            line_of: dict[Path, int] = {}
             for row in rows:
-                yield _clip_of_row(manifest, f"{manifest}: line {rows.line_num}", row, column)
+                line = f"{manifest}: line {rows.line_num}"
+                clip = _clip_of_row(manifest, line, row, column)
+                first = line_of.setdefault(clip.path, rows.line_num)
+                if first != rows.line_num:
+                    raise DataError(f"{line} names the clip of line {first} again. Put ; between labels on one line")
+                yield clip
         except csv.Error as error:
             raise DataError(f"{manifest}: line {rows.line_num + 1} is not CSV: {error}. Close its quotes") from error
 
@@ -155,7 +161,7 @@ def _hashed_fold(group: str) -> str:
 
 
 def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: int) -> tuple[str, ...]:
-    """The labels with enough clips from enough independent groups, in alphabetical order.
+    """The labels with enough clips from enough independent groups, in alphabetical order. The others are logged.
 
     Raises:
         DataError: no label has enough, or two differ only by case.
@@ -172,6 +178,10 @@ def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: 
     ))  # fmt: skip
     if not labels:
         raise DataError(f"no label has {min_clips} clips of {min_groups} groups. Lower --min-clips or --min-groups")
+    left_out = sorted(n_clips.keys() - labels)
+    if left_out:
+        names = listed(left_out, show=repr)
+        logger.warning("labels without %d clips of %d groups are not learnt: %s", min_clips, min_groups, names)
     return labels
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,20 @@ def tell_unknown_labels(clips: Iterable[LabelledClip], labels: LabelSet) -> None
         raise DataError(f"no clip has a label that the model knows{shown}. `audiotag labels` lists them")
     if unknown:
         logger.warning("labels that the model does not know do not count: %s", listed(unknown, show=suggested))
+
+
+def tell_learnt_clips(model: ModelConfig, data: Path, all_clips: Sequence[LabelledClip], *, fold: str | None) -> None:
+    """Warns where the model seems to have learnt from clips that are to be measured, which makes its figures too good.
+
+    Its data are told by their name and number of clips. A refitted model has learnt from every fold.
+    """
+    made = model.provenance
+    if (made.get("data"), made.get("n_clips")) != (data.name, len(all_clips)):
+        return
+    if "refit" in made:
+        logger.warning("the model has learnt from all of these clips: expect less on others")
+    elif fold != (held_out := made.get("recipe", {}).get("fold")):
+        logger.warning("the model has learnt from these clips but for a fold: --fold %s measures on that", held_out)
 
 
 def score_clips(

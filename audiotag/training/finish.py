@@ -17,7 +17,7 @@ import torch
 from audiotag import __version__
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.export import write_weights
-from audiotag.model_folder import ModelFolder, write_configs
+from audiotag.model_folder import write_configs
 from audiotag.network import AudioRepInceptionNeXt, fuse
 from audiotag.training.batches import Data
 from audiotag.training.calibration import calibration_errors, fit_platt, fold_into_head
@@ -38,18 +38,18 @@ def finish(
     out: Path,
     *,
     data: Path,
-    clips: Sequence[LabelledClip],
     learning: Data,
     held_out: Data,
     model: ModelConfig,
     config: TrainConfig,
     license: str | None = None,
-    start: ModelFolder | None = None,
+    begun_with: dict[str, str] | None = None,
 ) -> ModelConfig:
     """Fuses the best checkpoint, calibrates, exports, quantises, measures, and writes configs and model card.
 
-    `start` is the model that the training began with.
+    `begun_with` is name and sha256 of the model that the training began with.
     """
+    clips = (*learning.clips, *held_out.clips)
     fused, step = fused_checkpoint(work_folder(out) / BEST_CHECKPOINT, model)
     scored = window_logits(fused, held_out.log_mels, model)
     prevalence = label_matrix(clips, model.labels).mean(axis=0)
@@ -58,11 +58,11 @@ def finish(
     fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
     write_weights(out, fused, model, ranges_data(learning, model, config.seed))
     made = provenance(data, config, clips, write_credits(out, clips), step)
-    if start is not None:
-        made["begun_with"] = {"name": start.name, "sha256": start.sha256}
+    if begun_with is not None:
+        made["begun_with"] = begun_with
     model = replace(model, license=license, metrics=errors, provenance=made)
     write_configs(out, model)
-    return measure_model(out, model, [clip for clip in clips if clip.fold == config.fold])
+    return measure_model(out, model, held_out.clips)
 
 
 def fused_checkpoint(path: Path, model: ModelConfig) -> tuple[AudioRepInceptionNeXt, int]:

@@ -20,7 +20,7 @@ from audiotag.training.batches import Data, load, split
 from audiotag.training.calibration import fit_platt, fold_into_head
 from audiotag.training.checkpoint import load_checkpoint, recipe_of
 from audiotag.training.credits import write_credits
-from audiotag.training.dataset import LabelledClip, choose_labels, label_matrix, read_dataset
+from audiotag.training.dataset import LabelledClip, choose_labels, read_dataset
 from audiotag.training.figures import measure_negatives
 from audiotag.training.finish import fused_checkpoint, provenance, ranges_data
 from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT, has_checkpoint, own_work_folder, work_folder
@@ -67,7 +67,7 @@ def refit(
         trainer.go_on_from(load_checkpoint(work_folder(source) / BEST_CHECKPOINT)["network"])
         trainer.run(resume=resume and has_checkpoint(out))
         made = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
-        return _finish(source, out, data, clips, everything, measured, made)
+        return _finish(source, out, data, everything, measured, made)
 
 
 def _measured(source: Path) -> ModelConfig:
@@ -96,7 +96,6 @@ def _finish(
     source: Path,
     out: Path,
     data: Path,
-    clips: tuple[LabelledClip, ...],
     everything: Data,
     measured: ModelConfig,
     refit: dict[str, Any],
@@ -107,13 +106,13 @@ def _finish(
     before, step = fused_checkpoint(work_folder(source) / BEST_CHECKPOINT, model)
     fused, _ = fused_checkpoint(work_folder(out) / LAST_CHECKPOINT, model)
     _, held_out = split(everything, recipe.fold)
-    prevalence = label_matrix(clips, model.labels).mean(axis=0)
+    prevalence = everything.targets.mean(axis=0)
     scored = window_logits(before, held_out.log_mels, model)
     fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
     write_weights(out, fused, model, ranges_data(everything, model, recipe.seed))
     made = {
         **measured.provenance,
-        **provenance(data, recipe, clips, write_credits(out, clips), step),
+        **provenance(data, recipe, everything.clips, write_credits(out, everything.clips), step),
         "refit": refit,
     }
     return measure_negatives(out, replace(measured, provenance=made))

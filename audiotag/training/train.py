@@ -12,7 +12,7 @@ from pathlib import Path
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.errors import DataError
 from audiotag.model_folder import ModelFolder, check_sizes
-from audiotag.training.batches import check_fold, load, split
+from audiotag.training.batches import check_fold, check_groups, check_learnt, load, split
 from audiotag.training.dataset import choose_labels, read_dataset
 from audiotag.training.finish import finish
 from audiotag.training.places import has_checkpoint, own_work_folder
@@ -40,13 +40,16 @@ def train(
     model has learnt.
 
     Raises:
-        DataError: the data cannot be used, the held-out fold has nothing to measure on, no model is as large as
-            `config` says, `start` is a network of another shape, or the loss is not finite.
-        CheckpointError: `resume`, but the checkpoint is of another recipe.
+        DataError: the data cannot be used, a group is in the held-out fold and in others, a label has nothing to learn
+            from, the held-out fold has nothing to measure on, no model is as large as `config` says, `start` is a
+            network of another shape, or the loss is not finite.
+        CheckpointError: `resume`, but the checkpoint is of another recipe, or began with another `start`.
     """
     clips = read_dataset(data)
     labels = choose_labels(clips, min_clips=config.min_clips, min_groups=config.min_groups)
     check_fold(clips, config.fold)
+    check_groups(clips, config.fold)
+    check_learnt(clips, labels, config.fold)
     model = model_config(labels, config)
     try:
         check_sizes(model.network, model.window, model.frontend)
@@ -54,14 +57,14 @@ def train(
         raise DataError(f"{out}: {error}. Choose a smaller --width, --n-mels or --n-frames") from error
     if start is not None:
         check_start(model.network, start)
-    resume = resume and has_checkpoint(out)
     with own_work_folder(out) as work:
         learning, held_out = split(load(clips, model, config, cache=cache or work, on_clip=on_clip), config.fold)
+        check_learnt(learning.clips, labels, config.fold)
         trainer = Trainer(model, config, learning, held_out, work, on_progress)
-        if start is not None and not resume:
+        if start is not None:
             trainer.begin_with(start)
-        trainer.run(resume=resume)
+        trainer.run(resume=resume and has_checkpoint(out))
         return finish(
-            out, data=data, clips=clips, learning=learning, held_out=held_out, model=model, config=config,
-            license=license, start=start,
+            out, data=data, learning=learning, held_out=held_out, model=model, config=config,
+            license=license, begun_with=trainer.begun_with,
         )  # fmt: skip

@@ -78,12 +78,14 @@ class Trainer:
         self.optimiser = _optimiser(self.network, config)
         self.batches = BatchSource(learning, model, config)
         self.step, self.best_map, self.best_step = 0, 0.0, 0
+        self.begun_with: dict[str, str] | None = None  # name and sha256 of a model
 
     def begin_with(self, source: ModelFolder) -> None:
         """Takes what a finished model has learnt instead of random weights; raises what `start_from` does."""
         log_mels, _ = self.batches.batch(0)
         start_from(self.network, self.model.labels, source, self._to_device(log_mels))
         self.averaged.load_state_dict(self.network.state_dict())
+        self.begun_with = {"name": source.name, "sha256": source.sha256}
 
     def go_on_from(self, weights: dict[str, Tensor]) -> None:
         """Takes the weights of another training of the same network."""
@@ -94,7 +96,8 @@ class Trainer:
         """Takes the steps that are left.
 
         Raises:
-            CheckpointError: `resume`, but the last checkpoint is missing or of another recipe.
+            CheckpointError: `resume`, but the last checkpoint is missing, of another recipe, or began with other
+                weights.
             DataError: the loss is not finite.
         """
         if resume:
@@ -181,7 +184,7 @@ class Trainer:
             "model": self._described(), "recipe": comparable(self.config),
             "network": self.averaged.state_dict(),  # what is validated, fused and shipped
             "unaveraged": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "step": self.step, "best_map": self.best_map, "best_step": self.best_step,
+            "step": self.step, "best_map": self.best_map, "best_step": self.best_step, "begun_with": self.begun_with,
         }, unfinished)  # fmt: skip
         unfinished.replace(self.work / name)
 
@@ -194,10 +197,18 @@ class Trainer:
         recipe = comparable(TrainConfig()) | saved["recipe"]  # what a newer version added was at its default
         if recipe != comparable(self.config) or saved["model"] != self._described():
             raise CheckpointError(f"{path}: is of another recipe or other data. Train into another folder")
+        begun_with = saved.get("begun_with")
+        if _sha256(begun_with) != _sha256(self.begun_with):
+            way = f"Give --from the model {begun_with['name']!r} again" if begun_with else "Leave out --from"
+            raise CheckpointError(f"{path}: began with other weights. {way}, or train into another folder")
         self.averaged.load_state_dict(saved["network"])
         self.network.load_state_dict(saved["unaveraged"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step, self.best_map, self.best_step = saved["step"], saved["best_map"], saved["best_step"]
+
+
+def _sha256(model: dict[str, str] | None) -> str | None:
+    return None if model is None else model["sha256"]
 
 
 @torch.no_grad()
