@@ -59,6 +59,15 @@ def test_folds_of_a_folder_do_not_change_when_clips_are_added(write_wav: Write, 
     assert len(set(before.values())) > 1
 
 
+def test_a_manifest_may_have_a_line_for_each_label_of_a_clip(tmp_path: Path) -> None:
+    """Not a clip for each: one would teach that the label of the other is not heard."""
+    (tmp_path / "m.csv").write_text("path,label,group\na.wav,Dog,g1\nb.wav,Rain,g2\na.wav,Rain;Dog,g1\n")
+    clips = read_dataset(tmp_path / "m.csv")
+    assert [(clip.path.name, clip.labels, clip.group) for clip in clips] == [
+        ("a.wav", ("Dog", "Rain"), "g1"), ("b.wav", ("Rain",), "g2"),
+    ]  # fmt: skip
+
+
 def test_a_manifest_prefers_labels_with_parents_and_keeps_folds_and_credits(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(
@@ -87,8 +96,8 @@ def test_a_manifest_prefers_labels_with_parents_and_keeps_folds_and_credits(tmp_
         ("path,labels\n", "holds no labelled clip"),
         ("path,labels,fold\na.wav,Dog,1\nb.wav,Domestic animals, pets,1\n",
          r"m\.csv: line 3 has more cells than the first. Quote labels that hold commas$"),
-        ("path,label\na.wav,Dog\nb.wav,Dog\n./a.wav,Rain\n",
-         r"m\.csv: line 4 names the clip of line 2 again. Put ; between labels on one line$"),
+        ("path,label,fold\na.wav,Dog,1\nb.wav,Dog,1\na.wav,Rain,2\n",
+         r"m\.csv: line 4 names .*a\.wav again, but not its group, fold and credit. Make them the same$"),
         ("labels,path\nDog\n", r"m\.csv: line 2 has no path"),
         ("path,labels\n,Dog\n", r"m\.csv: line 2 has no path"),
         ('path,labels\na.wav,"Dog\nb.wav,Cat\n', r"m\.csv: line 2 is not CSV: unexpected end of data"),

@@ -1,8 +1,8 @@
 """Labelled clips, and their log-mels computed once.
 
 A data set is a folder with one sub-folder per label (`label/clip.wav`) or a CSV manifest with the columns `path`
-(relative to the manifest), `labels` (or `label`, or `labels_all`, which counts first), `;` between labels, and where
-there are `fold` and `group`.
+(relative to the manifest), `labels` (or `label`, or `labels_all`, which counts first), `;` between labels or a line for
+each, and where there are `fold` and `group`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +69,7 @@ def read_dataset(data: Path) -> tuple[LabelledClip, ...]:
     """The clips of a labelled folder or a manifest.
 
     Raises:
-        DataError: it does not exist, cannot be read, is empty, lacks a column or a cell, or names a clip twice.
+        DataError: it does not exist, cannot be read, is empty, lacks a column or a cell, or contradicts itself.
     """
     try:
         clips = tuple(_clips_of(data))
@@ -113,16 +113,22 @@ def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
         rows = csv.DictReader(lines, skipinitialspace=True, strict=True)
         try:
             column = _label_column(manifest, rows)
-            line_of: dict[Path, int] = {}
+            clips: dict[Path, LabelledClip] = {}
             for row in rows:
                 line = f"{manifest}: line {rows.line_num}"
                 clip = _clip_of_row(manifest, line, row, column)
-                first = line_of.setdefault(clip.path, rows.line_num)
-                if first != rows.line_num:
-                    raise DataError(f"{line} names the clip of line {first} again. Put ; between labels on one line")
-                yield clip
+                clips[clip.path] = _joined(clips.get(clip.path, clip), clip, line)
+            yield from clips.values()
         except csv.Error as error:
             raise DataError(f"{manifest}: line {rows.line_num + 1} is not CSV: {error}. Close its quotes") from error
+
+
+def _joined(first: LabelledClip, again: LabelledClip, line: str) -> LabelledClip:
+    """A clip that several lines tell of, as where there is one for each label."""
+    labels = tuple(dict.fromkeys((*first.labels, *again.labels)))
+    if replace(first, labels=()) != replace(again, labels=()):
+        raise DataError(f"{line} names {first.path} again, but not its group, fold and credit. Make them the same")
+    return replace(first, labels=labels)
 
 
 def _label_column(manifest: Path, rows: csv.DictReader[str]) -> str:
