@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from audiotag.equalise import ready_for_int8
 from audiotag.errors import AudioError, DataError, ModelError
 from audiotag.frontend import WindowLogMel
 from audiotag.inputs import Input, find_inputs
-from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, ModelFolder
+from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, ModelFolder, write_configs
 from audiotag.network import AudioRepInceptionNeXt, Block, load_fused, save_fused
 from audiotag.windows import cut_windows
 
@@ -274,12 +275,17 @@ def _write_onnx(
 def export_folder(folder: ModelFolder, *, calibrate: Path | None = None) -> None:
     """Writes a model folder's `onnx/model.onnx` anew from its weights, and the int8 form with audio to calibrate on.
 
+    What another int8 file cost tells nothing about the new one, which is not the default until that is known.
+
     Raises:
         ModelError: the weights do not fit, or a file is not what it should be; then it is not written.
         DataError: `calibrate` holds no audio.
     """
     network = load_fused(folder.file(WEIGHTS), folder.config.network)
     calibration = None if calibrate is None else calibration_log_mels(calibrate, folder.config)
+    if calibration is not None and folder.config.int8_map_loss is not None:
+        logger.warning("%s: what the new int8 file costs is not known, so float32 is the default", folder.path)
+        write_configs(folder.path, replace(folder.config, int8_map_loss=None))
     _write_onnx(folder.path, network, folder.config, calibration)
 
 

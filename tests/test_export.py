@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,16 @@ def test_int8_weights_are_quantised_channel_by_channel(folder: Path, sounds: Pat
     scales = [weight for weight in graph.initializer if weight.name.endswith("time.weight_scale")]
     assert scales
     assert all(weight.dims[0] > 1 for weight in scales)
+
+
+def test_a_new_int8_file_is_not_the_default_by_what_the_old_one_cost(
+    folder: Path, sounds: Path, tiny_config: ModelConfig, run_audiotag: Run
+) -> None:
+    write_configs(folder, replace(tiny_config, int8_map_loss=0.1))
+    ran = run_audiotag("export", folder, "--int8", "--calibrate", sounds)
+    assert (ran.code, open_model_folder(folder).config.int8_map_loss) == (0, None)
+    assert "what the new int8 file costs is not known, so float32 is the default" in ran.stderr
+    assert "costs" not in run_audiotag("export", folder, "--int8", "--calibrate", sounds).stderr
 
 
 def test_verify_writes_nothing(folder: Path, run_audiotag: Run) -> None:
