@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
@@ -18,6 +19,9 @@ from audiotag.cli.batch import batch
 from audiotag.cli.events import events
 from audiotag.cli.predict import predict
 from audiotag.cli.report import report
+from audiotag.cli.running import InputOptions, RunOptions
+from audiotag.cli.train import train
+from audiotag.config import TrainConfig
 from audiotag.options import EngineOptions, EventOptions, TagOptions
 
 # What costs time to import; nothing that only talks needs any of it.
@@ -75,6 +79,16 @@ def test_the_command_line_has_the_library_s_defaults(command: Any, record: Any, 
     found = {name: tuple(shown[name]) if isinstance(shown[name], list) else shown[name] for name in library}
     assert found == library
     assert missing.isdisjoint(shown)
+
+
+@pytest.mark.parametrize("command", [batch, events, predict, report, train])
+def test_every_option_of_a_command_is_a_field_of_a_record_or_is_read_by_the_command(command: Any) -> None:
+    """Records take their fields from a command's options by name: a misspelt one would be shown and do nothing."""
+    records = (TagOptions, EventOptions, EngineOptions, InputOptions, RunOptions, TrainConfig)
+    known = {field.name for record in records for field in fields(record)}
+    (definition,) = ast.parse(inspect.getsource(command)).body
+    read = {node.id for node in ast.walk(definition) if isinstance(node, ast.Name)}
+    assert set(inspect.signature(command).parameters) - known - read == set()
 
 
 @pytest.mark.parametrize("arguments", HELPS)
