@@ -171,9 +171,10 @@ def test_onnxruntime_out_of_memory_is_a_memory_error_and_the_engine_lives_on(tin
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory"), MemoryError),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5.50 GB, max allowed: 20.40 GB)."), MemoryError),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), EngineError),
     ],
-    ids=["CUDA", "CPU", "other"],
+    ids=["CUDA", "CPU", "MPS", "other"],
 )
 def test_torch_out_of_memory_is_a_memory_error(
     tiny_model_folder: Path, log_mels: FloatArray, error: Exception, raised: type[Exception]

@@ -13,6 +13,8 @@ from audiotag.errors import EngineError
 from audiotag.network import AudioRepInceptionNeXt
 
 DTYPE_OF_PRECISION = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# What torch says in a plain RuntimeError: on a CPU, and on an Apple GPU (https://github.com/pytorch/pytorch/issues/130112).
+_OUT_OF_MEMORY = ("can't allocate memory", "MPS backend out of memory")
 BATCH_SIZE_OF_DEVICE = {"cpu": 4, "cuda": 64, "mps": 32}
 
 
@@ -89,7 +91,7 @@ class TorchEngine:
                 torch.cuda.empty_cache()
                 raise MemoryError(str(error)) from error
             except RuntimeError as error:
-                if "can't allocate memory" in str(error):
+                if any(words in str(error) for words in _OUT_OF_MEMORY):
                     raise MemoryError(str(error)) from error
                 raise EngineError(f"engine torch on {self.device}: {error}. Try --device cpu") from error
 
