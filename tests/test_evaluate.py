@@ -378,6 +378,13 @@ def test_thresholds_that_are_written_are_read_by_predict(run_audiotag: RunAudiot
     assert run_audiotag("predict", "a.wav", "--thresholds", "t.json").code == 0
 
 
+def test_a_label_that_no_clip_has_keeps_the_model_s_threshold(
+    run_audiotag: RunAudiotag, data: Path, tmp_path: Path
+) -> None:
+    run_audiotag("evaluate", "m.csv", "--source", "town", "--thresholds-out", "t.json", "-q")
+    assert list(read_thresholds(tmp_path / "t.json")) == ["Dog"]
+
+
 def test_a_fold_and_a_source_pick_clips(run_audiotag: RunAudiotag, data: Path) -> None:
     def n_clips(*arguments: str) -> int:
         return int(json.loads(run_audiotag("evaluate", "m.csv", "-f", "json", "-q", *arguments).stdout)["n_clips"])

@@ -147,10 +147,9 @@ class Evaluation:
         left_out = ("confusions", "worst_clips", "unknown_labels", "among")
         return {name: value for name, value in self.to_dict().items() if name not in left_out}
 
-    def thresholds_of(self, labels: Iterable[str]) -> dict[str, float]:
-        """The suggested threshold of each of the labels, the common one of those that no clip has."""
-        suggested = {each.label: each.suggested_threshold for each in self.per_label}
-        return {label: suggested.get(label, self.threshold) for label in labels}
+    def suggested_thresholds(self) -> dict[str, float]:
+        """The suggested threshold of each label that a clip has; of the others nothing was measured."""
+        return {each.label: each.suggested_threshold for each in self.per_label}
 
 
 def _rounded(number: str) -> float:
