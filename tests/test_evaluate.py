@@ -116,6 +116,16 @@ def test_intervals_hold_the_figure_and_come_from_a_seed() -> None:
     assert measure(scores, clips, model_of(["a", "b"]), n_resamples=0).macro_map_interval is None
 
 
+@pytest.mark.parametrize("n_labelled", [2, 3, 6])
+def test_the_interval_of_a_mean_over_one_label_is_that_of_the_label(n_labelled: int) -> None:
+    # A sample without any of the labelled groups has no mean; it is not one of 0.
+    rng = np.random.default_rng(0)
+    clips = [clip(str(index), *(["a"] if index < n_labelled else [])) for index in range(12)]
+    measured = measure(rng.random((12, 1)), clips, model_of(["a"]))
+    assert measured.macro_map_interval == measured.per_label[0].interval
+    assert (measured.macro_map_interval is None) == (measured.top1_interval is None) == (n_labelled < 3)
+
+
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     # Groups of two like clips: resampling clips instead would give intervals that are too narrow by a third.
     rng = np.random.default_rng(1)

@@ -235,11 +235,11 @@ def measure(
     per_label = _measure_labels(scores, targets, groups, heard, model.labels, resampled)
     best = best_f1_threshold(*(each.ravel() for each in of_heard))
     each_ap = [each.average_precision for each in per_label]
-    n_groups, macro_map = len(set(groups)), float(np.mean(each_ap))
+    macro_map, n_labelled = float(np.mean(each_ap)), _n_groups(groups, np.asarray(targets.any(axis=1)))
     return Evaluation(
-        n_clips=len(clips), n_groups=n_groups, n_failed=n_failed, n_labels=len(heard),
+        n_clips=len(clips), n_groups=len(set(groups)), n_failed=n_failed, n_labels=len(heard),
         macro_map=macro_map,
-        macro_map_interval=_interval(macro_map, _nanmean(resampled), n_groups=n_groups),
+        macro_map_interval=_interval(macro_map, _nanmean(resampled), n_groups=n_labelled),
         micro_map=micro_map(*of_heard),
         group_weighted_map=float(np.average(each_ap, weights=[each.n_groups for each in per_label])),
         top1=hit_rate(scores, targets, k=1), top1_interval=_top1_interval(scores, targets, groups, n_resamples),
@@ -267,7 +267,7 @@ def _measure_labels(
 
     def of_label(column: int, index: int) -> LabelMeasure:
         best = best_f1_threshold(scores[:, index], targets[:, index])
-        n_groups = len({groups[clip] for clip in np.flatnonzero(targets[:, index]).tolist()})
+        n_groups = _n_groups(groups, targets[:, index] > 0)
         return LabelMeasure(
             label=labels[index], average_precision=float(precisions[column]),
             interval=_interval(float(precisions[column]), resampled[:, column], n_groups=n_groups),
@@ -276,6 +276,11 @@ def _measure_labels(
         )  # fmt: skip
 
     return tuple(of_label(column, int(index)) for column, index in enumerate(heard))
+
+
+def _n_groups(groups: Sequence[str], is_counted: npt.NDArray[np.bool_]) -> int:
+    """Independent groups among the clips that count. Shape: `[clip]`."""
+    return len({group for group, counts in zip(groups, is_counted, strict=True) if counts})
 
 
 def _interval(estimate: float, resampled: ScoreArray, *, n_groups: int) -> Interval | None:
@@ -292,8 +297,9 @@ def _interval(estimate: float, resampled: ScoreArray, *, n_groups: int) -> Inter
 
 
 def _nanmean(resampled: ScoreArray) -> ScoreArray:
-    """Mean over the labels that a sample has at all. Shape: `[sample, class]` -> `[sample]`."""
-    return np.asarray(np.nansum(resampled, axis=1) / np.maximum(1, np.isfinite(resampled).sum(axis=1)))
+    """Mean over the labels that a sample has at all, NaN where it has none. Shape: `[sample, class]` -> `[sample]`."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(resampled, axis=1) / np.isfinite(resampled).sum(axis=1))
 
 
 def _top1_interval(
@@ -308,8 +314,7 @@ def _top1_interval(
             return (hits @ times) / (labelled @ times)
 
     resampled = bootstrap(top1, groups, n_resamples=n_resamples, seed=RESAMPLING_SEED)
-    n_groups = len({group for group, is_labelled in zip(groups, labelled, strict=True) if is_labelled})
-    return _interval(float(hits[labelled].mean()), resampled, n_groups=n_groups)
+    return _interval(float(hits[labelled].mean()), resampled, n_groups=_n_groups(groups, labelled))
 
 
 def _at_defaults(
