@@ -45,7 +45,7 @@ def mel_filterbank(config: FrontEndConfig) -> FloatArray:
 
     Shape: `[mel, 1 + n_fft // 2]`.
     """
-    frequencies = np.linspace(0.0, config.sample_rate / 2, 1 + config.n_fft // 2)
+    frequencies = np.arange(1 + config.n_fft // 2) * (config.sample_rate / config.n_fft)
     corners = mel_to_hz(np.linspace(hz_to_mel(config.fmin), hz_to_mel(config.fmax), config.n_mels + 2))
     rising = (frequencies - corners[:-2, None]) / np.diff(corners)[:-1, None]
     falling = (corners[2:, None] - frequencies) / np.diff(corners)[1:, None]

@@ -75,6 +75,16 @@ def test_figures_are_those_one_counts_by_hand() -> None:
     assert (rain.threshold, rain.precision, rain.recall, rain.f1) == (0.35, 1.0, 1.0, 1.0)
 
 
+def test_labels_of_the_model_that_no_clip_has_change_no_figure_of_the_others() -> None:
+    # Folders named Bark and Rain say nothing of animals: that the model hears one too is no mistake.
+    scores = np.column_stack([SCORES, [0.99, 0.97, 0.98, 0.3, 0.1, 0.2]])
+    without, measured = measured_of(), measure(scores, CLIPS, model_of([*LABELS, "Wild animals"]))
+    left_out = ("top1", "top1_interval", "top5", "confusions", "worst_clips")  # there every label is a rival
+    assert {name: value for name, value in measured.to_dict().items() if name not in left_out} == {
+        name: value for name, value in without.to_dict().items() if name not in left_out
+    }
+
+
 def test_labels_weigh_as_their_independent_groups() -> None:
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.9], [0.6, 0.8], [0.1, 0.1]])
     clips = (*(clip(str(index), "a") for index in range(3)), clip("3", "b", group="x"), clip("4", "b", group="x"))
@@ -105,6 +115,16 @@ def test_intervals_hold_the_figure_and_come_from_a_seed() -> None:
         assert interval is not None
         assert 0 <= interval[0] < value < interval[1] <= 1
     assert measure(scores, clips, model_of(["a", "b"]), n_resamples=0).macro_map_interval is None
+
+
+@pytest.mark.parametrize("n_labelled", [2, 3, 6])
+def test_the_interval_of_a_mean_over_one_label_is_that_of_the_label(n_labelled: int) -> None:
+    # A sample without any of the labelled groups has no mean; it is not one of 0.
+    rng = np.random.default_rng(0)
+    clips = [clip(str(index), *(["a"] if index < n_labelled else [])) for index in range(12)]
+    measured = measure(rng.random((12, 1)), clips, model_of(["a"]))
+    assert measured.macro_map_interval == measured.per_label[0].interval
+    assert (measured.macro_map_interval is None) == (measured.top1_interval is None) == (n_labelled < 3)
 
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
@@ -389,6 +409,13 @@ def test_thresholds_that_are_written_are_read_by_predict(run_audiotag: RunAudiot
     shown = json.loads(ran.stdout)
     assert written == {label: pytest.approx(shown["threshold"], abs=1e-6) for label in written}  # all have too few
     assert run_audiotag("predict", "a.wav", "--thresholds", "t.json").code == 0
+
+
+def test_a_label_that_no_clip_has_keeps_the_model_s_threshold(
+    run_audiotag: RunAudiotag, data: Path, tmp_path: Path
+) -> None:
+    run_audiotag("evaluate", "m.csv", "--source", "town", "--thresholds-out", "t.json", "-q")
+    assert list(read_thresholds(tmp_path / "t.json")) == ["Dog"]
 
 
 def test_a_fold_and_a_source_pick_clips(run_audiotag: RunAudiotag, data: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -99,6 +100,14 @@ def test_filters_are_triangles_that_add_up_to_one_between_their_centres() -> Non
     frequencies = np.linspace(0, 4000, 257)
     inside = (frequencies > centres[0]) & (frequencies < centres[1])
     np.testing.assert_allclose(filters[:, inside].sum(axis=0), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_fft", [201, 512])
+def test_a_transform_of_twice_the_length_has_the_same_frequencies_and_those_between(n_fft: int) -> None:
+    config = replace(SMALL, n_fft=n_fft, win_length=200, hop_length=100, fmax=4000.0)
+    # Of an odd length the last frequency lies below half the sample rate.
+    twice = mel_filterbank(replace(config, n_fft=2 * n_fft))
+    np.testing.assert_allclose(mel_filterbank(config), twice[:, ::2], atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", [np.float32, np.float64])

@@ -54,7 +54,8 @@ def evaluate(
     thresholds_out: Annotated[
         Path | None,
         typer.Option("--thresholds-out", metavar="FILE",
-                     help="Write a threshold of each label for best F1, as JSON or .csv, for --thresholds."),
+                     help="Write a threshold of each label that a clip has for best F1, as JSON or .csv, for "
+                     "--thresholds."),
     ] = None,
     precision: options.Precision = "auto",
     device: options.Device = "auto",
@@ -98,7 +99,7 @@ def evaluate(
     about = {"model": folder.name, "revision": folder.revision, "sha256": folder.sha256,
              "precision": tagger.engine.precision, "data": str(data), "fold": fold}  # fmt: skip
     if thresholds_out is not None:
-        write_thresholds(thresholds_out, measured.thresholds_of(folder.config.labels))
+        write_thresholds(thresholds_out, measured.suggested_thresholds())
     if form == "html":
         from audiotag.training.evaluation_page import evaluation_page
 

@@ -15,7 +15,7 @@ from audiotag.config import FrontEndConfig, TrainConfig, WindowConfig
 
 FloatArray = npt.NDArray[np.float32]
 
-GAIN_DB = (-30.0, 6.0)  # of the loudest sound of a window
+GAIN_DB = (-30.0, 6.0)  # that a window is made louder by
 MIX_DB = (-10.0, 10.0)  # second sound against the first where both are labelled
 BACKGROUND_DB = (-30.0, -15.0)  # second sound against the first where it is only background
 BACKGROUND_PROBABILITY = 0.2
@@ -27,7 +27,7 @@ BAND_LIMIT_PROBABILITY = 0.3  # of losing the top of the spectrum, as telephones
 LOWEST_BAND_LIMIT = 0.5  # of the mel bands: about 2 kHz
 TILT_DB = 9.0  # at the ends of the spectrum, at most
 NOISE_PROBABILITY = 0.35
-NOISE_DB = (-55.0, -12.0)  # noise against the loudest frame
+NOISE_DB = (-55.0, -12.0)  # most frequent magnitude of the noise against the loudest one of the window
 TONES_HZ = (60.0, 10000.0)  # of the single tones that are to get no label
 ACTIVE_DB = 25.0  # below the clip's loudest mel band, where its sound is taken to be heard still
 
@@ -176,7 +176,7 @@ def _resample_frames(magnitudes: FloatArray, speed: float) -> FloatArray:
 def synthetic_negatives(
     sample_rate: int, rng: np.random.Generator, *, n_clips: int, seconds: tuple[float, float]
 ) -> list[FloatArray]:
-    """Waveforms in which nothing is to be named: noise of every colour, hum, tones, clicks, a constant, silence.
+    """Waveforms in which nothing is to be named: noise of every colour, hum, tones, clicks, a constant.
 
     Shape: `n_clips` times `[sample]`, between `seconds` long, peak at most 1.
     """

@@ -99,7 +99,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class AtDefaults:
-    """What the model's own thresholds give: precision, recall and F1 of all labels together."""
+    """What the model's own thresholds give: precision, recall and F1 of all labels that a clip has, together."""
 
     precision: float
     recall: float
@@ -113,7 +113,8 @@ class Evaluation:
     """What was measured on a set of clips; shares and precisions are 0 to 1, intervals 95 % by resampling groups.
 
     Labels of the data that the model does not know are left out and named in `unknown_labels`; labels of the model
-    that no clip has do not count either. Hit rates are over the clips that have a label which the model knows.
+    that no clip has do not count either, but as rivals: in hit rates, confusions and worst clips. Hit rates are over
+    the clips that have a label which the model knows.
     """
 
     n_clips: int
@@ -128,7 +129,7 @@ class Evaluation:
     top1_interval: Interval | None
     top5: float
     ece: float  # expected calibration error
-    threshold: float  # the one for all labels with the best F1
+    threshold: float  # the one for all of these labels with the best F1
     micro_f1: float  # at that threshold
     at_defaults: AtDefaults
     among: Choice | None
@@ -147,10 +148,9 @@ class Evaluation:
         left_out = ("confusions", "worst_clips", "unknown_labels", "among")
         return {name: value for name, value in self.to_dict().items() if name not in left_out}
 
-    def thresholds_of(self, labels: Iterable[str]) -> dict[str, float]:
-        """The suggested threshold of each of the labels, the common one of those that no clip has."""
-        suggested = {each.label: each.suggested_threshold for each in self.per_label}
-        return {label: suggested.get(label, self.threshold) for label in labels}
+    def suggested_thresholds(self) -> dict[str, float]:
+        """The suggested threshold of each label that a clip has; of the others nothing was measured."""
+        return {each.label: each.suggested_threshold for each in self.per_label}
 
 
 def _rounded(number: str) -> float:
@@ -244,20 +244,22 @@ def measure(
     if not len(heard):
         raise DataError("no clip has a label that the model knows. `audiotag labels` lists them")
     groups = [clip.group for clip in clips]
-    precisions_of = partial(weighted_average_precisions, scores[:, heard], targets[:, heard])
+    of_heard = scores[:, heard], targets[:, heard]
+    precisions_of = partial(weighted_average_precisions, *of_heard)
     resampled = bootstrap(precisions_of, groups, n_resamples=n_resamples, seed=RESAMPLING_SEED)
     per_label = _measure_labels(scores, targets, groups, heard, model.labels, resampled)
-    best, each_ap = best_f1_threshold(scores.ravel(), targets.ravel()), [each.average_precision for each in per_label]
-    n_groups, macro_map = len(set(groups)), float(np.mean(each_ap))
+    best = best_f1_threshold(*(each.ravel() for each in of_heard))
+    each_ap = [each.average_precision for each in per_label]
+    macro_map, n_labelled = float(np.mean(each_ap)), _n_groups(groups, np.asarray(targets.any(axis=1)))
     return Evaluation(
-        n_clips=len(clips), n_groups=n_groups, n_failed=n_failed, n_labels=len(heard),
+        n_clips=len(clips), n_groups=len(set(groups)), n_failed=n_failed, n_labels=len(heard),
         macro_map=macro_map,
-        macro_map_interval=_interval(macro_map, _nanmean(resampled), n_groups=n_groups),
-        micro_map=micro_map(scores[:, heard], targets[:, heard]),
+        macro_map_interval=_interval(macro_map, _nanmean(resampled), n_groups=n_labelled),
+        micro_map=micro_map(*of_heard),
         group_weighted_map=float(np.average(each_ap, weights=[each.n_groups for each in per_label])),
         top1=hit_rate(scores, targets, k=1), top1_interval=_top1_interval(scores, targets, groups, n_resamples),
         top5=hit_rate(scores, targets, k=5),
-        ece=expected_calibration_error(scores, targets), threshold=best.threshold, micro_f1=best.f1,
+        ece=expected_calibration_error(*of_heard), threshold=best.threshold, micro_f1=best.f1,
         at_defaults=_at_defaults(scores, targets, heard, model), 
         among=_choose(scores, targets, groups, among, model, n_resamples),
         per_label=per_label,
@@ -275,20 +277,25 @@ def _measure_labels(
     labels: Sequence[str],
     resampled: ScoreArray,
 ) -> tuple[LabelMeasure, ...]:
-    suggested = f1_thresholds(scores, targets)
-    precisions = average_precisions(scores[:, heard], targets[:, heard])
+    of_heard = scores[:, heard], targets[:, heard]
+    suggested, precisions = f1_thresholds(*of_heard), average_precisions(*of_heard)
 
     def of_label(column: int, index: int) -> LabelMeasure:
         best = best_f1_threshold(scores[:, index], targets[:, index])
-        n_groups = len({groups[clip] for clip in np.flatnonzero(targets[:, index]).tolist()})
+        n_groups = _n_groups(groups, targets[:, index] > 0)
         return LabelMeasure(
             label=labels[index], average_precision=float(precisions[column]),
             interval=_interval(float(precisions[column]), resampled[:, column], n_groups=n_groups),
-            n_clips=int(targets[:, index].sum()), n_groups=n_groups, suggested_threshold=float(suggested[index]),
+            n_clips=int(targets[:, index].sum()), n_groups=n_groups, suggested_threshold=float(suggested[column]),
             **asdict(best),
         )  # fmt: skip
 
     return tuple(of_label(column, int(index)) for column, index in enumerate(heard))
+
+
+def _n_groups(groups: Sequence[str], is_counted: npt.NDArray[np.bool_]) -> int:
+    """Independent groups among the clips that count. Shape: `[clip]`."""
+    return len({group for group, counts in zip(groups, is_counted, strict=True) if counts})
 
 
 def _interval(estimate: float, resampled: ScoreArray, *, n_groups: int) -> Interval | None:
@@ -305,8 +312,9 @@ def _interval(estimate: float, resampled: ScoreArray, *, n_groups: int) -> Inter
 
 
 def _nanmean(resampled: ScoreArray) -> ScoreArray:
-    """Mean over the labels that a sample has at all. Shape: `[sample, class]` -> `[sample]`."""
-    return np.asarray(np.nansum(resampled, axis=1) / np.maximum(1, np.isfinite(resampled).sum(axis=1)))
+    """Mean over the labels that a sample has at all, NaN where it has none. Shape: `[sample, class]` -> `[sample]`."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(resampled, axis=1) / np.isfinite(resampled).sum(axis=1))
 
 
 def _top1_interval(
@@ -321,15 +329,14 @@ def _top1_interval(
             return (hits @ times) / (labelled @ times)
 
     resampled = bootstrap(top1, groups, n_resamples=n_resamples, seed=RESAMPLING_SEED)
-    n_groups = len({group for group, is_labelled in zip(groups, labelled, strict=True) if is_labelled})
-    return _interval(float(hits[labelled].mean()), resampled, n_groups=n_groups)
+    return _interval(float(hits[labelled].mean()), resampled, n_groups=_n_groups(groups, labelled))
 
 
 def _at_defaults(
     scores: ScoreArray, targets: npt.NDArray[np.float32], heard: npt.NDArray[np.intp], model: ModelConfig
 ) -> AtDefaults:
     thresholds = np.asarray(model.thresholds)
-    pooled = at_threshold(scores, targets, thresholds)
+    pooled = at_threshold(scores[:, heard], targets[:, heard], thresholds[heard])
     each = [at_threshold(scores[:, index], targets[:, index], thresholds[index]).f1 for index in heard]
     empty = float((~(scores >= thresholds).any(axis=1)).mean())
     return AtDefaults(
