@@ -444,6 +444,31 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hours", "minutes"),
+    [
+        (["--hop", "0.1"], "0.0008 h", 30),
+        (["--hop", "0.1", "--channels", "each"], "0.0008 h", 40),
+        (["--hop", "0.1", "--start", "0.8", "--duration", "0.4"], "0.0002 h", 6),
+        (["--max-windows", "2"], "0.0008 h", 6),
+    ],
+)
+def test_the_plan_counts_what_the_options_leave_to_tag(
+    arguments: list[str],
+    hours: str,
+    minutes: int,
+    run_audiotag: RunAudiotag,
+    write_wav: WriteWav,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("audiotag.cli.plan._seconds_per_window", lambda tagger: 60.0)
+    write_wav("in/a.wav", tone())
+    write_wav("in/b.wav", stereo(tone(), chirp()))
+    write_wav("in/c.wav", siren())
+    told = run_audiotag("batch", "in", "--dry-run", *arguments).stdout.splitlines()[-1]
+    assert told == f"3 inputs, {hours}, 0.1 MB; 0 skipped; about 0:{minutes:02d}:00 to tag"
+
+
 # --- Ctrl-C ---
 
 

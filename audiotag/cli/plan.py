@@ -1,7 +1,8 @@
-"""What `--dry-run` shows: every input with its length, what is skipped and why, and how long a run would take."""
+"""What `--dry-run` shows: how much of every input is tagged, what is skipped and why, and how long a run would take."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -34,7 +35,8 @@ def show_plan(
     from audiotag.tagger import Tagger
 
     n_inputs, n_skipped, n_bytes, seconds = 0, 0, 0, 0.0
-    n_elsewhere = 0
+    n_elsewhere, n_windows = 0, 0
+    hop = tag_options.hop_length(folder.config) / folder.config.frontend.sample_rate
     for item in found:
         if shard is not None and item.path not in shard:
             n_elsewhere += isinstance(item, Input)
@@ -43,11 +45,12 @@ def show_plan(
             n_skipped += 1
             typer.echo(f"skip  {visible(item.path)}  {item.reason}")
             continue
-        length, note = _length(item)
+        length, n_rows, note = _length(item, tag_options)
         typer.echo(f"tag   {visible(item.path)}  {note}")
         n_inputs, n_bytes, seconds = n_inputs + 1, n_bytes + (item.size or 0), seconds + length
+        n_windows += n_rows * math.ceil(min(length / hop, tag_options.max_windows or math.inf))
     if n_inputs:
-        took = _seconds_per_second(Tagger(folder, options=engine_options), tag_options) * seconds
+        took = _seconds_per_window(Tagger(folder, options=engine_options)) * n_windows
     if shard is not None:
         typer.echo(f"shard {shard}; {n_elsewhere:,} inputs are in the others")
     about = f"; about {timedelta(seconds=round(took))} to tag" if n_inputs else ""
@@ -55,23 +58,24 @@ def show_plan(
     return ExitCode.OK if n_inputs + n_elsewhere else ExitCode.NO_INPUTS
 
 
-def _length(given: Input) -> tuple[float, str]:
-    """Seconds by the header of an input, and what to say of it."""
+def _length(given: Input, tag_options: TagOptions) -> tuple[float, int, str]:
+    """Seconds that are tagged of an input, by its header, of how many channels, and what to say of it."""
     from audiotag.audio import probe
 
     if given.source is None:
-        return 0.0, "stdin"
+        return 0.0, 0, "stdin"
     try:
-        duration = probe(given.source).duration
+        info = probe(given.source)
     except AudioError as error:
-        return 0.0, f"cannot be read: {visible(str(error))}"
-    if duration is None:
-        return 0.0, "of unknown length"
-    return duration, f"{duration:.3f} s"
+        return 0.0, 0, f"cannot be read: {visible(str(error))}"
+    if info.duration is None:
+        return 0.0, 0, "of unknown length"
+    length = min(max(0.0, info.duration - tag_options.start), tag_options.duration or math.inf)
+    return length, info.n_channels if tag_options.channels == "each" else 1, f"{length:.3f} s"
 
 
-def _seconds_per_second(tagger: Tagger, tag_options: TagOptions) -> float:
-    """What the engine takes for a second of audio."""
+def _seconds_per_window(tagger: Tagger) -> float:
+    """What the engine takes for a window."""
     import numpy as np
 
     window, frontend = tagger.config.window, tagger.config.frontend
@@ -79,5 +83,4 @@ def _seconds_per_second(tagger: Tagger, tag_options: TagOptions) -> float:
     tagger.engine(log_mels)
     begun = time.perf_counter()
     tagger.engine(log_mels)
-    hop = tag_options.hop_length(tagger.config) / frontend.sample_rate
-    return (time.perf_counter() - begun) / N_TIMED / hop / tagger.engine.concurrency
+    return (time.perf_counter() - begun) / N_TIMED / tagger.engine.concurrency
