@@ -424,6 +424,22 @@ def test_a_wav_from_a_pipe_whose_header_knows_no_length_is_read_whole(size: int,
     np.testing.assert_array_equal(samples_of(tmp_path / "unfinished.wav"), expected)
 
 
+def killed_while_writing(path: Path, container: str, samples: FloatArray) -> Path:
+    """What libsndfile leaves of a file that it could not finish."""
+    with soundfile.SoundFile(path, "w", RATE, 1, subtype="PCM_16", format=container) as file:
+        file.write(samples)
+        content = path.read_bytes()
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("container", ["WAV", "W64"])
+def test_an_unfinished_recording_that_is_read_whole_lacks_nothing(container: str, tmp_path: Path) -> None:
+    path = killed_while_writing(tmp_path / "clip", container, noise(seconds=3, sample_rate=RATE))
+    assert samples_of(path).shape[1] == 3 * RATE
+    assert warning_of(path) is None
+
+
 def test_a_wav_longer_than_its_header_tells_is_no_whole_recording(tmp_path: Path) -> None:
     # Power was lost after the header's last update, or a recorder's sizes passed 4 GiB and began at 0 again.
     samples = (tone(seconds=3) * 32767).astype("<i2")

@@ -210,7 +210,7 @@ def _soundfile_reason(error: Exception) -> str:
 def _missing_bytes(log: str) -> int:
     """Bytes that a header promises and the file does not hold, from libsndfile's log.
 
-    Writers to a pipe promise about 2 or 4 GB: that is no promise.
+    Writers to a pipe promise about 2 or 4 GB, and unfinished headers nothing: those are no promises.
     """
     promises = ((int(promised), int(held)) for promised, held in _PROMISE.findall(log))
-    return max((promised - held for promised, held in promises if promised < UNKNOWN_BYTES), default=0)
+    return max((0, *(promised - held for promised, held in promises if promised < UNKNOWN_BYTES)))
