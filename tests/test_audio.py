@@ -440,6 +440,15 @@ def test_an_unfinished_recording_that_is_read_whole_lacks_nothing(container: str
     assert warning_of(path) is None
 
 
+@pytest.mark.parametrize("container", ["RF64", "AIFF", "AU", "CAF"])
+def test_an_unfinished_recording_of_which_nothing_is_read_is_not_silence(container: str, tmp_path: Path) -> None:
+    path = killed_while_writing(tmp_path / "clip", container, noise(seconds=3, sample_rate=RATE))
+    with pytest.raises(AudioError, match=r"^not decodable: its header was not finished, and \d+ bytes are there"):
+        probe(path)
+    killed_while_writing(path, container, noise(seconds=0, sample_rate=RATE))
+    assert samples_of(path).shape[1] == 0
+
+
 def test_a_wav_longer_than_its_header_tells_is_no_whole_recording(tmp_path: Path) -> None:
     # Power was lost after the header's last update, or a recorder's sizes passed 4 GiB and began at 0 again.
     samples = (tone(seconds=3) * 32767).astype("<i2")
