@@ -426,6 +426,47 @@ def test_a_wav_from_a_pipe_whose_header_knows_no_length_is_read_whole(size: int,
     np.testing.assert_array_equal(samples_of(tmp_path / "unfinished.wav"), expected)
 
 
+def killed_while_writing(path: Path, container: str, samples: FloatArray) -> Path:
+    """What libsndfile leaves of a file that it could not finish."""
+    with soundfile.SoundFile(path, "w", RATE, 1, subtype="PCM_16", format=container) as file:
+        file.write(samples)
+        content = path.read_bytes()
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("container", ["WAV", "W64"])
+def test_an_unfinished_recording_that_is_read_whole_lacks_nothing(container: str, tmp_path: Path) -> None:
+    path = killed_while_writing(tmp_path / "clip", container, noise(seconds=3, sample_rate=RATE))
+    assert samples_of(path).shape[1] == 3 * RATE
+    assert warning_of(path) is None
+
+
+@pytest.mark.parametrize("container", ["RF64", "AIFF", "AU", "CAF"])
+def test_an_unfinished_recording_of_which_nothing_is_read_is_not_silence(container: str, tmp_path: Path) -> None:
+    path = killed_while_writing(tmp_path / "clip", container, noise(seconds=3, sample_rate=RATE))
+    with pytest.raises(AudioError, match=r"^not decodable: its header was not finished, and \d+ bytes are there"):
+        probe(path)
+    killed_while_writing(path, container, noise(seconds=0, sample_rate=RATE))
+    assert samples_of(path).shape[1] == 0
+
+
+def test_a_wav_longer_than_its_header_tells_is_no_whole_recording(tmp_path: Path) -> None:
+    # Power was lost after the header's last update, or a recorder's sizes passed 4 GiB and began at 0 again.
+    samples = (tone(seconds=3) * 32767).astype("<i2")
+    path = tmp_path / "clip.wav"
+    path.write_bytes(wav_bytes(samples.tobytes(), data_size=16000))
+    assert samples_of(path).shape[1] == 8000
+    assert warning_of(path) == (
+        "longer than its header tells: 32000 bytes were not read. `sox --ignore-length` reads it all"
+    )
+    for size_of_file, behind in ((0, b"LIST"), (len(samples) * 2 + 36, bytes(512))):
+        content = wav_bytes(samples.tobytes())
+        path.write_bytes(content[:4] + size_of_file.to_bytes(4, "little") + content[8:] + behind)
+        assert samples_of(path).shape[1] == 24000
+        assert warning_of(path) is None
+
+
 def test_a_flac_from_a_pipe_whose_header_knows_no_length_is_read_whole(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "clip.flac", chirp(seconds=3, sample_rate=RATE), RATE)
     expected = samples_of(path)

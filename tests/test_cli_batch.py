@@ -485,6 +485,32 @@ def test_a_label_track_of_several_inputs_is_refused_before_the_first_is_tagged(
     assert not list(tmp_path.glob("out.*"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hours"),
+    [
+        (["--hop", "0.1"], "0.0008 h"),
+        (["--hop", "0.1", "--channels", "each"], "0.0008 h"),
+        (["--hop", "0.1", "--start", "0.8", "--duration", "0.4"], "0.0002 h"),
+        (["--max-windows", "2"], "0.0008 h"),
+    ],
+)
+def test_the_plan_counts_the_windows_that_the_run_then_tags(
+    arguments: list[str],
+    hours: str,
+    run_audiotag: RunAudiotag,
+    write_wav: WriteWav,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("audiotag.cli.plan._seconds_per_window", lambda tagger: 60.0)
+    write_wav("in/a.wav", tone())
+    write_wav("in/b.wav", stereo(tone(), chirp()))
+    write_wav("in/c.wav", siren())
+    told = run_audiotag("batch", "in", "--dry-run", *arguments).stdout.splitlines()[-1]
+    ran = run_audiotag("batch", "in", "--windows", "-t", "0", "-f", "ndjson", *arguments)
+    minutes = sum(len(json.loads(line)["windows"]) for line in ran.stdout.splitlines())
+    assert told == f"3 inputs, {hours}, 0.1 MB; 0 skipped; about 0:{minutes:02d}:00 to tag"
+
+
 # --- Ctrl-C ---
 
 

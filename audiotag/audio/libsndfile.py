@@ -30,6 +30,7 @@ MAX_FRAMES_PER_BYTE = 8192
 # A size from here on (sox writes 0x7FFFFFFF less a little, ffmpeg 0xFFFFFFFF) means that the writer did not know it.
 UNKNOWN_BYTES = 0x7FFF_0000
 _PROMISE = re.compile(r"^ *(?:data|SSND|riff|Riff size) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_WAV_SIZE = re.compile(r"^(?:RIFF|data) : (\d+)$", re.MULTILINE)
 
 
 class _ForwardSoundFile(soundfile.SoundFile):  # type: ignore[misc]
@@ -54,6 +55,7 @@ class SoundFileDecoder:
         try:
             self.info = self._describe(size)
             self._check_first_block()
+            self._check_rest(size)
         except BaseException:
             self._sound.close()
             raise
@@ -93,6 +95,15 @@ class SoundFileDecoder:
             raise HeaderOnly("a header without audio")
         if n_missing:
             self.warnings.append(f"cut short: {n_missing} bytes are missing")
+
+    def _check_rest(self, size: int) -> None:
+        """Warns of a WAV with more behind it than chunks of text: seconds, or hours where sizes passed 4 GiB."""
+        sizes = [int(text) for text in _WAV_SIZE.findall(self._sound.extra_info)]
+        if len(sizes) == 2 and self.info.duration:
+            n_unread = size - max(sizes[0] + 8, sizes[1])
+            if n_unread > sizes[1] / self.info.duration:
+                hint = "`sox --ignore-length` reads it all"
+                self.warnings.append(f"longer than its header tells: {n_unread} bytes were not read. {hint}")
 
     def read(self) -> FloatArray:
         """The next `[frame, channel]`; none at the end."""
@@ -199,7 +210,7 @@ def _soundfile_reason(error: Exception) -> str:
 def _missing_bytes(log: str) -> int:
     """Bytes that a header promises and the file does not hold, from libsndfile's log.
 
-    Writers to a pipe promise about 2 or 4 GB: that is no promise.
+    Writers to a pipe promise about 2 or 4 GB, and unfinished headers nothing: those are no promises.
     """
     promises = ((int(promised), int(held)) for promised, held in _PROMISE.findall(log))
-    return max((promised - held for promised, held in promises if promised < UNKNOWN_BYTES), default=0)
+    return max((0, *(promised - held for promised, held in promises if promised < UNKNOWN_BYTES)))

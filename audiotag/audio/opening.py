@@ -95,6 +95,10 @@ def _decoder_of_file(file: BinaryIO, *, owned: bool) -> Decoder:
             return AvDecoder(file, seekable=True, owned=owned)
         except NotDecodable:
             logger.debug("an unfinished header, and no audio behind it")
+    if decoder.info.n_frames == 0 and size > HEAD_BYTES:  # more than the texts and fillers of an empty recording
+        decoder.close()
+        hint = "An audio editor can import them as raw data"
+        raise AudioError(f"not decodable: its header was not finished, and {size} bytes are there. {hint}")
     return decoder
 
 

@@ -1,4 +1,4 @@
-"""What `--dry-run` shows: every input with its length, what is skipped and why, and how long a run would take."""
+"""What `--dry-run` shows: how much of every input is tagged, what is skipped and why, and how long a run would take."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def show_plan(
             n_skipped += 1
             typer.echo(f"skip  {visible(item.path)}  {item.reason}")
             continue
-        length, note = _length(item)
+        length, n_rows, note = _length(item, tag_options)
         typer.echo(f"tag   {visible(item.path)}  {note}")
         n_inputs, n_bytes, seconds = n_inputs + 1, n_bytes + (item.size or 0), seconds + length
-        n_windows += _window_count(length, folder.config, tag_options)
+        n_windows += n_rows * _window_count(length, folder.config, tag_options)
     if n_inputs:
         took = _seconds_per_window(Tagger(folder, options=engine_options)) * n_windows
     if shard is not None:
@@ -58,31 +58,32 @@ def show_plan(
     return ExitCode.OK if n_inputs + n_elsewhere else ExitCode.NO_INPUTS
 
 
-def _length(given: Input) -> tuple[float, str]:
-    """Seconds by the header of an input, and what to say of it."""
+def _length(given: Input, tag_options: TagOptions) -> tuple[float, int, str]:
+    """Seconds that are tagged of an input, by its header, of how many channels, and what to say of it."""
     from audiotag.audio import probe
 
     if given.source is None:
-        return 0.0, "stdin"
+        return 0.0, 0, "stdin"
     if is_read_once(given):
-        return 0.0, "a pipe"
+        return 0.0, 0, "a pipe"
     try:
-        duration = probe(given.source).duration
+        info = probe(given.source)
     except AudioError as error:
-        return 0.0, f"cannot be read: {visible(str(error))}"
-    if duration is None:
-        return 0.0, "of unknown length"
-    return duration, f"{duration:.3f} s"
+        return 0.0, 0, f"cannot be read: {visible(str(error))}"
+    if info.duration is None:
+        return 0.0, 0, "of unknown length"
+    length = min(max(0.0, info.duration - tag_options.start), tag_options.duration or math.inf)
+    return length, info.n_channels if tag_options.channels == "each" else 1, f"{length:.3f} s"
 
 
 def _window_count(seconds: float, config: ModelConfig, tag_options: TagOptions) -> int:
-    """Windows of an input that is so long."""
-    heard = min(seconds - tag_options.start, tag_options.duration or math.inf)
-    if heard <= 0:
-        return 0
-    hop = tag_options.hop_length(config) / config.frontend.sample_rate
-    count = 1 + max(0, math.ceil((heard - config.window_seconds) / hop))
-    return min(count, tag_options.max_windows or count)
+    """Windows of an input of which so much is heard."""
+    from audiotag.windows import view_starts, window_starts
+
+    n_samples, n_views = round(seconds * config.frontend.sample_rate), tag_options.max_windows
+    if n_views is not None:
+        return len(view_starts(n_samples, window=config.window, n_views=n_views))
+    return len(window_starts(n_samples, window=config.window, hop=tag_options.hop_length(config)))
 
 
 def _seconds_per_window(tagger: Tagger) -> float:

@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import groupby
 from typing import Any
 
@@ -207,11 +206,11 @@ def _list(frame: str, items: Sequence[str]) -> str:
 def _clock(seconds: float) -> str:
     """`h:mm:ss.s`.
 
-    >>> _clock(3723.46)
-    '1:02:03.5'
+    >>> _clock(3723.46), _clock(90000.0)
+    ('1:02:03.5', '25:00:00.0')
     """
     tenths = round(seconds * 10)
-    return f"{timedelta(seconds=tenths // 10)}.{tenths % 10}"
+    return f"{tenths // 36000}:{tenths // 600 % 60:02d}:{tenths // 10 % 60:02d}.{tenths % 10}"
 
 
 def _data(kind: str, content: bytes) -> str:
