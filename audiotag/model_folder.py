@@ -25,7 +25,7 @@ from audiotag.config import (
     WindowConfig,
     record_from_dict,
 )
-from audiotag.errors import ModelError
+from audiotag.errors import ModelError, listed
 from audiotag.labels import LabelSet
 
 CONFIG = "config.json"
@@ -109,7 +109,7 @@ def open_model_folder(
     try:
         _check_architecture(config)  # before the second file, which others do not have
         model = model_config_from_json(config, _read_json(path / PREPROCESSOR), where=name or path)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ModelError(f"{path}: the configuration is not usable: {error}. Fetch or make the model again") from error
     return ModelFolder(path, name or path.resolve().name, revision, model)
 
@@ -134,18 +134,18 @@ def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any],
     What can be made good is warned of, as a fault of `where`.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: something is missing or not allowed.
+        ValueError, TypeError, KeyError, AttributeError, OverflowError: something is missing or not allowed.
     """
     _check_architecture(config)
+    network = record_from_dict(NetworkConfig, _object(config, "network"), where="network")
     dirt: list[str] = []
-    labels, activation = _labels(config, dirt), _activation(config, dirt)
+    labels, activation = _labels(config, network.n_labels, dirt), _activation(config, dirt)
+    thresholds = _thresholds(config, labels, dirt)
     if dirt:
         logger.warning("%s: the configuration %s", where, "; it ".join(dirt))
-    network = record_from_dict(NetworkConfig, _object(config, "network"), where="network")
     window = record_from_dict(WindowConfig, _object(preprocessor, "window"), where="window")
     frontend = record_from_dict(FrontEndConfig, _object(preprocessor, "frontend"), where="frontend")
     check_sizes(network, window, frontend)
-    thresholds = config.get("thresholds") or {}
     return ModelConfig(
         network=network,
         frontend=frontend,
@@ -154,7 +154,7 @@ def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any],
         activation=activation,
         aggregate=config.get("aggregate", "mean"),
         heads=tuple(record_from_dict(HeadConfig, head, where="heads") for head in config.get("heads", ())),
-        thresholds=tuple(float(thresholds.get(label, 0.0)) for label in labels),
+        thresholds=thresholds,
         int8_map_loss=config.get("int8_map_loss"),
         license=config.get("license"),
         provenance=dict(config.get("provenance") or {}),
@@ -174,9 +174,8 @@ def _object(values: dict[str, Any], key: str) -> dict[str, Any]:
     return dict(values[key])
 
 
-def _labels(config: dict[str, Any], dirt: list[str]) -> tuple[str, ...]:
+def _labels(config: dict[str, Any], n_labels: int, dirt: list[str]) -> tuple[str, ...]:
     """Names in the order of the outputs; the Hub has seen ids as text or numbers, and names that are numbers."""
-    n_labels = int(_object(config, "network").get("n_labels", 0))
     if not 0 < n_labels <= MAX_LABELS:
         raise ValueError(f"n_labels must be 1 to {MAX_LABELS}, not {n_labels}")
     id2label = config.get("id2label")
@@ -196,6 +195,14 @@ def _label_id(key: str) -> int:
     if match is None:
         raise ValueError(f"id2label has the id {key!r}, which is no number")
     return int(match.group(1))
+
+
+def _thresholds(config: dict[str, Any], labels: tuple[str, ...], dirt: list[str]) -> tuple[float, ...]:
+    given = config.get("thresholds") or {}
+    unknown = sorted(given.keys() - set(labels))
+    if unknown:
+        dirt.append(f"has thresholds of what it has no label for: {listed(unknown)}")
+    return tuple(float(given.get(label, 0.0)) for label in labels)
 
 
 def _activation(config: dict[str, Any], dirt: list[str]) -> Any:
