@@ -93,8 +93,10 @@ def test_an_id_has_a_repository_and_a_revision(text: str, expected: HubId) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["name", "/org/name", "./org/name", "../name", "org/name@../x", "org/name@", "a/b/c", "org/na me", "a--b/c"]
-)
+    "text",
+    ["name", "/org/name", "./org/name", "../name", "org/name@../x", "org/name@", "a/b/c", "org/na me", "a--b/c",
+     "org/name.git", "org/name.git@v1"],
+)  # fmt: skip
 def test_what_cannot_be_an_id_is_none(text: str) -> None:
     assert parse_hub_id(text) is None
 
