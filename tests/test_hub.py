@@ -13,10 +13,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hub_server import Fault, HubServer, hub_server
+from hub_server import Fault, HubServer, checksum, hub_server
 
 from audiotag import hub
 from audiotag.config import ModelConfig
@@ -392,6 +393,20 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     assert "HF_HUB_CACHE" in message
     monkeypatch.undo()
     assert nothing_half_written()
+
+
+def test_a_cache_without_links_on_a_nearly_full_disk_works_without_the_client_s_advice(
+    server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(1314, "A required privilege is not held by the client")  # as Windows does
+
+    server.publish(ID, files)
+    monkeypatch.setattr(os, "symlink", refuse)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    folder = resolve_model(ID, engine=CPU)  # a warning is an error here
+    assert folder.file(ONNX).read_bytes() == BYTES[ONNX]
+    assert hub.files_recorded(folder, offline=True)[ONNX] == checksum(ONNX, BYTES[ONNX])
 
 
 def test_a_cache_folder_that_is_a_file_is_one_line(

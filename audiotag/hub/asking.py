@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,7 +83,8 @@ def requested(hub_id: HubId, request: Callable[[], _T]) -> _T:
     failures: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], OSError, ValueError, RuntimeError)
     for pause in (*BACKOFF, None):
         try:
-            return request()
+            with warnings.catch_warnings(action="ignore"):  # of a full disk, or one without links
+                return request()
         except failures as error:
             wait = None if pause is None else _wait(error, pause)
             if wait is None:
