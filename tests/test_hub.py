@@ -278,6 +278,24 @@ def test_a_login_page_in_place_of_the_hub_is_one_line(server: HubServer, waits: 
     assert "the answer is not a Hub's" in failure()
 
 
+def test_a_file_that_is_not_as_long_as_the_hub_says_is_no_missing_network(
+    server: HubServer, files: dict[str, bytes]
+) -> None:
+    commit = server.publish(ID, files)
+    headers = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{"a" * 64}"', "X-Linked-Size": "7",
+               "Location": f"{server.storage}/{commit}/{ONNX}"}  # fmt: skip
+    server.faults.append(Fault(f"/resolve/{commit}/onnx/", 302, headers))
+    message = failure()
+    assert f"{server.endpoint} gave no answer that can be used (Consistency check failed: " in message
+    assert "cannot be reached" not in message
+
+
+def test_a_proxy_that_needs_another_package_is_one_line(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("httpx2", reason="another client's message")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    assert "'socksio' package is not installed" in failure()
+
+
 def test_update_works_on_a_cache_of_somebody_else(
     server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

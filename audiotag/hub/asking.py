@@ -79,8 +79,11 @@ def requested(hub_id: HubId, request: Callable[[], _T]) -> _T:
     """The answer to a request, tried again where that may help; every failure becomes a HubError."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # The HTTP library's own base class: requests, httpx or httpx2, as the installed client chose; and hf_xet's.
-    failures: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], OSError, ValueError, RuntimeError)
+    # The HTTP library's own base class: requests, httpx or httpx2, as the installed client chose; hf_xet's; and what a
+    # proxy needs that is not installed.
+    failures: tuple[type[Exception], ...] = (
+        HfHubHTTPError.__bases__[0], OSError, ValueError, RuntimeError, ImportError,
+    )  # fmt: skip
     for pause in (*BACKOFF, None):
         try:
             with warnings.catch_warnings(action="ignore"):  # of a full disk, or one without links
