@@ -14,7 +14,7 @@ import pytest
 from conftest import Ran, tone
 from pages import END, begin_of
 
-from audiotag.model_folder import ONNX, ONNX_INT8, open_model_folder
+from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, open_model_folder
 from audiotag.options import core_count
 from audiotag.selftest import ANSWERS_FILE, Comparison, compare, record_answers, synthetic_clips
 
@@ -57,6 +57,28 @@ def test_recorded_answers_are_met_and_missed(own_folder: Path) -> None:
     answers["siren"]["Dog"] += 0.001
     (own_folder / ANSWERS_FILE).write_text(json.dumps(answers))
     assert not next(compare(folder)).is_within
+
+
+@pytest.mark.parametrize("recorded", ["{", "[1]", '{"tone": 1}', '{"tone": {"Dog": "high"}}'])
+def test_recorded_answers_that_are_none_are_one_line(
+    own_folder: Path, run_audiotag: RunAudiotag, recorded: str
+) -> None:
+    (own_folder / ANSWERS_FILE).write_text(recorded)
+    ran = run_audiotag("doctor", "--selftest", "--model", own_folder)
+    assert (ran.code, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+    assert f"{ANSWERS_FILE}: holds no answers of a self-test: " in ran.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--record"]])
+def test_a_model_that_no_engine_can_run_says_what_is_missing(
+    own_folder: Path, run_audiotag: RunAudiotag, arguments: list[str]
+) -> None:
+    for name in (ONNX, ONNX_INT8, WEIGHTS):
+        (own_folder / name).unlink()
+    ran = run_audiotag("doctor", "--selftest", *arguments, "--model", own_folder)
+    assert ran.code == 1
+    assert "onnx/model.onnx is missing. Run `audiotag export " in ran.stderr
+    assert "unexpected" not in ran.stderr
 
 
 def test_no_answer_is_not_within() -> None:
