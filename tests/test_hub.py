@@ -485,6 +485,11 @@ def test_another_architecture_is_refused_by_its_name_before_its_weights_come(ser
     assert server.asked_for("safetensors") == server.asked_for(ONNX) == 0
 
 
+def test_a_repository_without_a_configuration_is_named_and_not_a_place_in_the_cache(server: HubServer) -> None:
+    server.publish(ID, {"README.md": b"# Sounds\n", "model.gguf": b"weights"})
+    assert failure() == "org/tiny: is no model that audiotag runs: it has no config.json. Check the name"
+
+
 def test_the_token_goes_to_the_hub_and_not_to_the_storage(
     server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
