@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -192,3 +193,8 @@ def test_the_embedded_models_card_satisfies_the_hub() -> None:
     assert ModelCard.load(path).data.pipeline_tag == "audio-classification"
 
 
+def test_the_package_names_the_licence_of_the_embedded_weights_beside_that_of_the_code() -> None:
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    weights = json.loads((root / "weights" / "default" / CONFIG).read_text())
+    assert project["license"] == f"Apache-2.0 AND {weights['license']}"
