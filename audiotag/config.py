@@ -184,7 +184,7 @@ class ModelConfig:
             object.__setattr__(self, "thresholds", (0.0,) * n_labels)
         if len(self.thresholds) != n_labels:
             raise ValueError(f"{len(self.thresholds)} thresholds for {n_labels} labels")
-        if not all(map(math.isfinite, (*self.thresholds, self.int8_map_loss or 0.0))):
+        if not all(map(math.isfinite, (*self.thresholds, 0.0 if self.int8_map_loss is None else self.int8_map_loss))):
             raise ValueError("a threshold or int8_map_loss is no finite number")
         if not isinstance(self.license, str | None):
             raise ValueError(f"license must be text, not {self.license!r}")

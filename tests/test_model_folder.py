@@ -91,6 +91,7 @@ def test_dirt_seen_on_the_hub_is_survived_with_one_warning(
         (CONFIG, lambda c: c.update(heads=[{"name": "a", "size": 3.0}]), "size must be a whole number"),
         (CONFIG, lambda c: c.update(heads=[{"name": None, "size": 3}]), "name must be text"),
         (CONFIG, lambda c: c.update(int8_map_loss="0.2"), "not usable"),
+        (CONFIG, lambda c: c.update(int8_map_loss=[]), "not usable"),
         (CONFIG, lambda c: c.update(license=["MIT"]), "license must be text"),
         (CONFIG, lambda c: c.update(thresholds={"Dog": float("nan")}), "is no finite number"),
         (CONFIG, lambda c: c["network"].update(width=10**400), "not usable"),
