@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 ARCHITECTURE = "AudioRepInceptionNeXt"
 MODEL_TYPE = "audio-rep-inception-next"
@@ -119,6 +119,8 @@ class NetworkConfig:
             raise ValueError(f"kernel_sizes must be odd, not {self.kernel_sizes}")
         if self.kernel_sizes[0] != max(self.kernel_sizes):
             raise ValueError(f"kernel_sizes must begin with the largest, not {self.kernel_sizes}")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout must be 0 to 1, not {self.dropout}")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -181,6 +183,10 @@ class ModelConfig:
             object.__setattr__(self, "thresholds", (0.0,) * n_labels)
         if len(self.thresholds) != n_labels:
             raise ValueError(f"{len(self.thresholds)} thresholds for {n_labels} labels")
+        if not all(map(math.isfinite, (*self.thresholds, 0.0 if self.int8_map_loss is None else self.int8_map_loss))):
+            raise ValueError("a threshold or int8_map_loss is no finite number")
+        if not isinstance(self.license, str | None):
+            raise ValueError(f"license must be text, not {self.license!r}")
         if self.activation not in PROBLEM_TYPE_OF:
             raise ValueError(f"activation must be 'softmax' or 'sigmoid', not {self.activation!r}")
         if self.aggregate not in ("mean", "max"):
@@ -293,28 +299,36 @@ class TrainConfig:
 
 _Record = TypeVar("_Record")
 
+# Literals are checked by their record.
+_WORDS_OF_KIND = {
+    int: "a whole number", float: "a finite number", str: "text", tuple[int, ...]: "a list of whole numbers",
+}  # fmt: skip
+
 
 def record_from_dict(record: type[_Record], values: dict[str, Any], *, where: str) -> _Record:
     """Builds `record` from a JSON object.
 
     Raises:
-        ValueError: a key is unknown or missing, or a value is not allowed; the message begins with `where`.
+        ValueError: a key is unknown or missing, or a value is of another type or not allowed; the message begins with
+            `where`.
     """
     known = {f.name for f in fields(record)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"{where}: unknown key {unknown[0]!r}")
+    kinds = get_type_hints(record)
+    for name, value in values.items():
+        if not _is_of(kinds[name], value):
+            raise ValueError(f"{where}: {name} must be {_WORDS_OF_KIND[kinds[name]]}, not {value!r:.80}")
     try:
-        _check_whole_numbers({f.name: f.type for f in fields(record)}, values)  # type: ignore[arg-type]
         return record(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _check_whole_numbers(types: dict[str, Any], values: dict[str, Any]) -> None:
-    """Raises `ValueError` for 56.5 where 56 belongs: it would come to light only when an array of that size is made."""
-    for name, value in values.items():
-        if types[name] == "int" and type(value) is not int:
-            raise ValueError(f"{name} must be a whole number, not {value!r}")
-        if types[name] == "tuple[int, ...]" and not all(type(each) is int for each in value):
-            raise ValueError(f"{name} must be whole numbers, not {value!r}")
+def _is_of(kind: Any, value: Any) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and -math.inf < value < math.inf
+    if kind == tuple[int, ...]:
+        return isinstance(value, list | tuple) and all(type(each) is int for each in value)
+    return kind not in _WORDS_OF_KIND or type(value) is kind

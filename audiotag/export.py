@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
@@ -33,6 +32,7 @@ from torch import nn
 from audiotag import __version__
 from audiotag.audio import open_audio
 from audiotag.config import ModelConfig
+from audiotag.engines.onnx import RUNTIME_ERRORS, OnnxEngine, open_session
 from audiotag.equalise import ready_for_int8
 from audiotag.errors import AudioError, DataError, ModelError
 from audiotag.frontend import WindowLogMel
@@ -162,10 +162,11 @@ def verify_onnx(network: AudioRepInceptionNeXt, path: Path, *, n_frames: int, n_
 
 
 def _run(path: Path, log_mels: FloatArray) -> FloatArray:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    (logits,) = session.run([OUTPUT], {INPUT: log_mels})
+    session = open_session(path)
+    try:
+        (logits,) = session.run(None, {session.get_inputs()[0].name: log_mels})
+    except RUNTIME_ERRORS as error:
+        raise ModelError(f"{path}: not a graph that runs: {error}. Run `audiotag export` on the folder") from error
     return np.asarray(logits)
 
 
@@ -293,8 +294,9 @@ def verify_folder(folder: ModelFolder) -> float:
     """Holds a model folder's `onnx/model.onnx` to its weights; the largest difference relative to the largest logit.
 
     Raises:
-        ModelError: a file is missing, or the difference is above `FP32_TOLERANCE`.
+        ModelError: a file is missing or does not fit, or the difference is above `FP32_TOLERANCE`.
     """
+    OnnxEngine(folder.file(ONNX), folder.config, precision="fp32")  # holds its shapes to the configuration
     network = load_fused(folder.file(WEIGHTS), folder.config.network)
     window, frontend = folder.config.window, folder.config.frontend
     return verify_onnx(network, folder.file(ONNX), n_frames=window.n_frames, n_mels=frontend.n_mels)

@@ -25,7 +25,7 @@ from audiotag.config import (
     WindowConfig,
     record_from_dict,
 )
-from audiotag.errors import ModelError
+from audiotag.errors import ModelError, listed
 from audiotag.labels import LabelSet
 
 CONFIG = "config.json"
@@ -109,7 +109,7 @@ def open_model_folder(
     try:
         _check_architecture(config)  # before the second file, which others do not have
         model = model_config_from_json(config, _read_json(path / PREPROCESSOR), where=name or path)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ModelError(f"{path}: the configuration is not usable: {error}. Fetch or make the model again") from error
     return ModelFolder(path, name or path.resolve().name, revision, model)
 
@@ -134,18 +134,18 @@ def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any],
     What can be made good is warned of, as a fault of `where`.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: something is missing or not allowed.
+        ValueError, TypeError, KeyError, AttributeError, OverflowError: something is missing or not allowed.
     """
     _check_architecture(config)
     network = record_from_dict(NetworkConfig, _object(config, "network"), where="network")
     dirt: list[str] = []
     labels, activation = _labels(config, network.n_labels, dirt), _activation(config, dirt)
+    thresholds = _thresholds(config, labels, dirt)
     if dirt:
         logger.warning("%s: the configuration %s", where, "; it ".join(dirt))
     window = record_from_dict(WindowConfig, _object(preprocessor, "window"), where="window")
     frontend = record_from_dict(FrontEndConfig, _object(preprocessor, "frontend"), where="frontend")
     check_sizes(network, window, frontend)
-    thresholds, int8_map_loss = config.get("thresholds") or {}, config.get("int8_map_loss")
     return ModelConfig(
         network=network,
         frontend=frontend,
@@ -154,8 +154,8 @@ def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any],
         activation=activation,
         aggregate=config.get("aggregate", "mean"),
         heads=tuple(record_from_dict(HeadConfig, head, where="heads") for head in config.get("heads", ())),
-        thresholds=tuple(float(thresholds.get(label, 0.0)) for label in labels),
-        int8_map_loss=None if int8_map_loss is None else float(int8_map_loss),
+        thresholds=thresholds,
+        int8_map_loss=config.get("int8_map_loss"),
         license=config.get("license"),
         provenance=dict(config.get("provenance") or {}),
         metrics=dict(config.get("metrics") or {}),
@@ -176,7 +176,7 @@ def _object(values: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _labels(config: dict[str, Any], n_labels: int, dirt: list[str]) -> tuple[str, ...]:
     """Names in the order of the outputs; the Hub has seen ids as text or numbers, and names that are numbers."""
-    if n_labels > MAX_LABELS:
+    if not 0 < n_labels <= MAX_LABELS:
         raise ValueError(f"n_labels must be 1 to {MAX_LABELS}, not {n_labels}")
     id2label = config.get("id2label")
     if not isinstance(id2label, dict) or not id2label:
@@ -195,6 +195,14 @@ def _label_id(key: str) -> int:
     if match is None:
         raise ValueError(f"id2label has the id {key!r}, which is no number")
     return int(match.group(1))
+
+
+def _thresholds(config: dict[str, Any], labels: tuple[str, ...], dirt: list[str]) -> tuple[float, ...]:
+    given = config.get("thresholds") or {}
+    unknown = sorted(given.keys() - set(labels))
+    if unknown:
+        dirt.append(f"has thresholds of what it has no label for: {listed(unknown)}")
+    return tuple(float(given.get(label, 0.0)) for label in labels)
 
 
 def _activation(config: dict[str, Any], dirt: list[str]) -> Any:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from audiotag.engines.onnx import FILE_OF_PRECISION
 from audiotag.errors import AudiotagError, ModelError
-from audiotag.model_folder import WEIGHTS, ModelFolder
+from audiotag.model_folder import ONNX, WEIGHTS, ModelFolder
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.results import ClipResult
 from audiotag.tagger import Tagger
@@ -86,8 +86,19 @@ def _scores(result: object) -> dict[str, float]:
     return {tag.label: tag.score for tag in result.tags}
 
 
-def engines_here(folder: ModelFolder) -> Iterator[EngineOptions]:
-    """Every engine, device and precision that this machine has and the model has files for."""
+def engines_here(folder: ModelFolder) -> list[EngineOptions]:
+    """Every engine, device and precision that this machine has and the model has files for; one at least.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = list(_engines_here(folder))
+    if not found:
+        folder.file(ONNX)  # raises, with the way to get it
+    return found
+
+
+def _engines_here(folder: ModelFolder) -> Iterator[EngineOptions]:
     on_cpu = EngineOptions(device="cpu", engine="onnx", precision="fp32")
     for precision in ("fp32", "int8"):
         if folder.has(FILE_OF_PRECISION[precision]):
@@ -100,13 +111,6 @@ def engines_here(folder: ModelFolder) -> Iterator[EngineOptions]:
     for device in devices_here():
         for precision in DTYPE_OF_PRECISION:
             yield EngineOptions(device=device, engine="torch", precision=precision)  # type: ignore[arg-type]
-
-
-def _engines_to_try(folder: ModelFolder) -> list[EngineOptions]:
-    engines = list(engines_here(folder))
-    if not engines:
-        raise ModelError(f"{folder.path}: has no file that an engine here can run. Fetch or make the model again")
-    return engines
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def compare(folder: ModelFolder) -> Iterator[Comparison]:
         ModelError: no engine here can run the model, or the recorded answers cannot be read.
     """
     reference_name, reference = "the recorded answers", read_answers(folder)
-    engines = _engines_to_try(folder)
+    engines = engines_here(folder)
     one_by_one = replace(engines[0], batch_size=1, workers=1, threads=1)
     for options in [*engines, one_by_one]:
         name = f"{options.engine} {options.device} {options.precision}" + (" one by one" if options.batch_size else "")
@@ -160,25 +164,21 @@ def read_answers(folder: ModelFolder) -> Answers | None:
     """The answers that the model's maker recorded, or None.
 
     Raises:
-        ModelError: they cannot be read.
+        ModelError: the file holds something else.
     """
     if not folder.has(ANSWERS_FILE):
         return None
+    path = folder.file(ANSWERS_FILE)
     try:
-        answers: Answers = json.loads(folder.file(ANSWERS_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        way_out = "Record them again with `audiotag doctor --selftest --record`"
-        raise ModelError(f"{folder.path / ANSWERS_FILE}: is no JSON: {error}. {way_out}") from error
-    return answers
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        return {clip: {label: float(scores[label]) for label in scores} for clip, scores in recorded.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path}: holds no answers of a self-test: {error}. Make them anew with --record") from error
 
 
 def record_answers(folder: ModelFolder) -> Path:
-    """Writes the answers of the first engine into the model folder.
-
-    Raises:
-        ModelError: no engine here can run the model.
-    """
-    answers = answers_of(folder, _engines_to_try(folder)[0])
+    """Writes the answers of the first engine into the model folder."""
+    answers = answers_of(folder, engines_here(folder)[0])
     rounded = {clip: {label: round(score, 7) for label, score in scores.items()} for clip, scores in answers.items()}
     path = folder.path / ANSWERS_FILE
     path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,50 @@ def test_verify_writes_nothing(folder: Path, run_audiotag: Run) -> None:
     assert ran.code == 1
     assert "onnx/model.onnx is missing. Run `audiotag export" in ran.stderr
     assert not (folder / ONNX).exists()
+
+
+def _take_two(model: Any) -> None:
+    model.graph.input.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1]))
+
+
+def _give_nothing(model: Any) -> None:
+    del model.graph.output[:]
+
+
+def _keep_weights_elsewhere(model: Any) -> None:
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../../weights.bin")
+
+
+def _take_one_window(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "verified", "run"),
+    [
+        (_take_two, "but the configuration says", "but the configuration says"),
+        (_give_nothing, "but the configuration says", "but the configuration says"),
+        (_keep_weights_elsewhere, "not a graph that runs", "not a graph that runs"),
+        (_take_one_window, "not a graph that runs", "Got invalid dimensions"),
+    ],
+)
+def test_a_graph_of_somebody_else_s_making_is_one_line(
+    tiny_model_folder: Path, sounds: Path, tmp_path: Path, run_audiotag: Run, change: Any, verified: str, run: str
+) -> None:
+    own = Path(shutil.copytree(tiny_model_folder, tmp_path / "own"))
+    model = onnx.load(own / ONNX)
+    change(model)
+    (own / ONNX).write_bytes(model.SerializeToString())
+    ran = run_audiotag("export", own, "--verify")
+    assert (ran.code, ran.stderr.count("\n")) == (1, 1)
+    assert f"{own / ONNX}: " in ran.stderr
+    assert verified in ran.stderr
+    ran = run_audiotag("predict", sounds / "chirp.wav", "--model", own, "--precision", "fp32")
+    assert (ran.code, ran.stderr.count("\n")) == (1, 1)
+    assert run in ran.stderr
 
 
 @pytest.mark.parametrize(("arguments", "code"), [

@@ -13,10 +13,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hub_server import Fault, HubServer, hub_server
+from hub_server import Fault, HubServer, checksum, hub_server
 
 from audiotag import hub
 from audiotag.config import ModelConfig
@@ -93,8 +94,10 @@ def test_an_id_has_a_repository_and_a_revision(text: str, expected: HubId) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["name", "/org/name", "./org/name", "../name", "org/name@../x", "org/name@", "a/b/c", "org/na me", "a--b/c"]
-)
+    "text",
+    ["name", "/org/name", "./org/name", "../name", "org/name@../x", "org/name@", "a/b/c", "org/na me", "a--b/c",
+     "org/name.git", "org/name.git@v1"],
+)  # fmt: skip
 def test_what_cannot_be_an_id_is_none(text: str) -> None:
     assert parse_hub_id(text) is None
 
@@ -288,6 +291,24 @@ def test_a_login_page_in_place_of_the_hub_is_one_line(server: HubServer, waits: 
     assert "the answer is not a Hub's" in failure()
 
 
+def test_a_file_that_is_not_as_long_as_the_hub_says_is_no_missing_network(
+    server: HubServer, files: dict[str, bytes]
+) -> None:
+    commit = server.publish(ID, files)
+    headers = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{"a" * 64}"', "X-Linked-Size": "7",
+               "Location": f"{server.storage}/{commit}/{ONNX}"}  # fmt: skip
+    server.faults.append(Fault(f"/resolve/{commit}/onnx/", 302, headers))
+    message = failure()
+    assert f"{server.endpoint} gave no answer that can be used (Consistency check failed: " in message
+    assert "cannot be reached" not in message
+
+
+def test_a_proxy_that_needs_another_package_is_one_line(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("httpx2", reason="another client's message")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    assert "'socksio' package is not installed" in failure()
+
+
 def test_update_works_on_a_cache_of_somebody_else(
     server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,6 +426,20 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     assert nothing_half_written()
 
 
+def test_a_cache_without_links_on_a_nearly_full_disk_works_without_the_client_s_advice(
+    server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(1314, "A required privilege is not held by the client")  # as Windows does
+
+    server.publish(ID, files)
+    monkeypatch.setattr(os, "symlink", refuse)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    folder = resolve_model(ID, engine=CPU)  # a warning is an error here
+    assert folder.file(ONNX).read_bytes() == BYTES[ONNX]
+    assert hub.files_recorded(folder, offline=True)[ONNX] == checksum(ONNX, BYTES[ONNX])
+
+
 def test_a_cache_folder_that_is_a_file_is_one_line(
     server: HubServer, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,6 +496,11 @@ def test_another_architecture_is_refused_by_its_name_before_its_weights_come(ser
     with pytest.raises(ModelError, match="ASTForAudioClassification"):
         resolve_model(ID, engine=CPU)
     assert server.asked_for("safetensors") == server.asked_for(ONNX) == 0
+
+
+def test_a_repository_without_a_configuration_is_named_and_not_a_place_in_the_cache(server: HubServer) -> None:
+    server.publish(ID, {"README.md": b"# Sounds\n", "model.gguf": b"weights"})
+    assert failure() == "org/tiny: is no model that audiotag runs: it has no config.json. Check the name"
 
 
 def test_the_token_goes_to_the_hub_and_not_to_the_storage(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -49,8 +50,10 @@ def test_what_is_written_is_read_back(tiny_config: ModelConfig, folder: Path) ->
         (lambda c: c.update(label2id={"LABEL_0": "0"}), None, 0),
         (lambda c: c.pop("problem_type"), None, 1),
         (lambda c: (c.pop("problem_type"), c.pop("id2label")), ("LABEL_0", "LABEL_1", "LABEL_2"), 1),
+        (lambda c: c.update(thresholds={"Dog": 0.5, "Cat": 0.5}), None, 1),
     ],
-    ids=["numbers", "text ids", "LABEL_n ids", "no labels", "no label2id", "odd label2id", "no problem_type", "two"],
+    ids=["numbers", "text ids", "LABEL_n ids", "no labels", "no label2id", "odd label2id", "no problem_type", "two",
+         "a threshold of no label"],
 )  # fmt: skip
 def test_dirt_seen_on_the_hub_is_survived_with_one_warning(
     folder: Path, caplog: pytest.LogCaptureFixture, edit: Change, labels: tuple[str, ...] | None, n_warnings: int
@@ -79,12 +82,24 @@ def test_dirt_seen_on_the_hub_is_survived_with_one_warning(
         (CONFIG, lambda c: c["network"].update(depths=[1] * 100_000), "out of all proportion"),
         (CONFIG, lambda c: c["network"].update(n_labels=10**12), "n_labels must be 1 to"),
         (CONFIG, lambda c: c["network"].update(kernel_sizes=[10**9 + 1]), "out of all proportion"),
-        (CONFIG, lambda c: c["network"].update(width="wide"), "not usable"),
-        (CONFIG, lambda c: c["network"].update(n_labels=float("inf")), "n_labels must be a whole number, not inf"),
-        (CONFIG, lambda c: c["network"].update(depths=[1, 1.5]), r"depths must be whole numbers, not \[1, 1.5\]"),
-        (CONFIG, lambda c: c.update(int8_map_loss="little"), "little"),
-        (PREPROCESSOR, lambda c: c["frontend"].update(n_mels=56.5), "n_mels must be a whole number, not 56.5"),
-        (PREPROCESSOR, lambda c: c["window"].update(n_frames=True), "n_frames must be a whole number, not True"),
+        (CONFIG, lambda c: c["network"].update(width="wide"), "width must be a whole number, not 'wide'"),
+        (CONFIG, lambda c: c["network"].update(width=4.0), "width must be a whole number"),
+        (CONFIG, lambda c: c["network"].update(n_labels=float("inf")), "n_labels must be a whole number"),
+        (CONFIG, lambda c: c["network"].update(depths=[1.0, 1, 1, 1]), "depths must be a list of whole numbers"),
+        (CONFIG, lambda c: c["network"].update(dropout="0.5"), "dropout must be a finite number"),
+        (CONFIG, lambda c: c["network"].update(dropout=1.5), "dropout must be 0 to 1"),
+        (CONFIG, lambda c: c.update(heads=[{"name": "a", "size": 3.0}]), "size must be a whole number"),
+        (CONFIG, lambda c: c.update(heads=[{"name": None, "size": 3}]), "name must be text"),
+        (CONFIG, lambda c: c.update(int8_map_loss="0.2"), "not usable"),
+        (CONFIG, lambda c: c.update(int8_map_loss=[]), "not usable"),
+        (CONFIG, lambda c: c.update(license=["MIT"]), "license must be text"),
+        (CONFIG, lambda c: c.update(thresholds={"Dog": float("nan")}), "is no finite number"),
+        (CONFIG, lambda c: c["network"].update(width=10**400), "not usable"),
+        (CONFIG, lambda c: c.update(thresholds={"Dog": 10**400}), "not usable"),
+        (PREPROCESSOR, lambda c: c["frontend"].update(sample_rate=10**400), "not usable"),
+        (PREPROCESSOR, lambda c: c["frontend"].update(hop_length=80.0), "hop_length must be a whole number"),
+        (PREPROCESSOR, lambda c: c["frontend"].update(log_offset=float("nan")), "log_offset must be a finite number"),
+        (PREPROCESSOR, lambda c: c["window"].update(n_samples=3999.0), "n_samples must be a whole number"),
         (PREPROCESSOR, lambda c: c["window"].update(n_samples=10**15), "out of all proportion"),
         (PREPROCESSOR, lambda c: c["frontend"].update(n_fft=2**40, win_length=200), "out of all proportion"),
         (PREPROCESSOR, lambda c: c["frontend"].update(n_mels=10**9), "out of all proportion"),
@@ -179,3 +194,8 @@ def test_the_embedded_models_card_satisfies_the_hub() -> None:
     assert ModelCard.load(path).data.pipeline_tag == "audio-classification"
 
 
+def test_the_package_names_the_licence_of_the_embedded_weights_beside_that_of_the_code() -> None:
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    weights = json.loads((root / "weights" / "default" / CONFIG).read_text())
+    assert project["license"] == f"Apache-2.0 AND {weights['license']}"

@@ -60,6 +60,28 @@ def test_recorded_answers_are_met_and_missed(own_folder: Path) -> None:
     assert not next(compare(folder)).is_within
 
 
+@pytest.mark.parametrize("recorded", ["{", "[1]", '{"tone": 1}', '{"tone": {"Dog": "high"}}'])
+def test_recorded_answers_that_are_none_are_one_line(
+    own_folder: Path, run_audiotag: RunAudiotag, recorded: str
+) -> None:
+    (own_folder / ANSWERS_FILE).write_text(recorded)
+    ran = run_audiotag("doctor", "--selftest", "--model", own_folder)
+    assert (ran.code, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+    assert f"{ANSWERS_FILE}: holds no answers of a self-test: " in ran.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--record"]])
+def test_a_model_that_no_engine_can_run_says_what_is_missing(
+    own_folder: Path, run_audiotag: RunAudiotag, arguments: list[str]
+) -> None:
+    for name in (ONNX, ONNX_INT8, WEIGHTS):
+        (own_folder / name).unlink()
+    ran = run_audiotag("doctor", "--selftest", *arguments, "--model", own_folder)
+    assert ran.code == 1
+    assert "onnx/model.onnx is missing. Run `audiotag export " in ran.stderr
+    assert "unexpected" not in ran.stderr
+
+
 def test_no_answer_is_not_within() -> None:
     assert not Comparison("onnx cpu fp32", "the recorded answers", None, 1e-5, "it broke").is_within
 
@@ -101,25 +123,6 @@ def test_doctor_selftest_ends_well(run_audiotag: RunAudiotag, tiny_model_folder:
     ran = run_audiotag("doctor", "--selftest", "--model", tiny_model_folder)
     assert ran.code == 0
     assert [line[:2] for line in ran.stdout.splitlines()] == ["ok"] * 4
-
-
-@pytest.mark.parametrize("arguments", [(), ("--record",)])
-def test_a_folder_without_anything_to_run_is_one_line(
-    arguments: tuple[str, ...], run_audiotag: RunAudiotag, own_folder: Path
-) -> None:
-    for name in (WEIGHTS, ONNX, ONNX_INT8):
-        (own_folder / name).unlink()
-    ran = run_audiotag("doctor", "--selftest", *arguments, "--model", own_folder)
-    assert (ran.code, ran.stderr.count("\n")) == (1, 1)
-    assert "has no file that an engine here can run" in ran.stderr
-
-
-def test_recorded_answers_that_are_cut_short_are_one_line(run_audiotag: RunAudiotag, own_folder: Path) -> None:
-    (own_folder / ANSWERS_FILE).write_text('{"tone": {')
-    ran = run_audiotag("doctor", "--selftest", "--model", own_folder)
-    assert (ran.code, ran.stderr.count("\n")) == (1, 1)
-    assert "selftest.json: is no JSON" in ran.stderr
-    assert "unexpected" not in ran.stderr
 
 
 def test_the_embedded_model_gives_the_answers_recorded_beside_it(run_audiotag: RunAudiotag) -> None:

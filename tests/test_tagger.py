@@ -450,6 +450,13 @@ def test_a_window_that_does_not_fit_is_an_error(tagger: Tagger, clips: list[Path
     assert_no_threads_left()
 
 
+def test_a_network_that_gives_no_numbers_is_an_error_and_not_an_empty_clip(tagger: Tagger, clips: list[Path]) -> None:
+    broken = _SmallDevice(lambda log_mels: tagger.engine(log_mels) * np.float32("nan"), fits=8)
+    with pytest.raises(EngineError, match=r"engine onnx: gives scores that are no numbers\. Try --precision fp32"):
+        list(Pipeline(broken, TINY_CONFIG, TagOptions()).run(inputs_of(clips)))
+    assert_no_threads_left()
+
+
 LEFT_OPEN = """
 import sys, audiotag
 results = audiotag.load("default", device="cpu").tag_many([sys.argv[1]] * 2000)

@@ -28,7 +28,7 @@ def convert_ours(
         described = saved["model"]
         config = model_config_from_json(described["config"], described["preprocessor"], where=path)
         tensors = saved["network"]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path}: does not describe its model: {error}. Train again") from error
     if labels is not None:
         check_label_count(labels, config.network.n_labels)

@@ -26,7 +26,7 @@ FILE_OF_PRECISION = {"fp32": ONNX, "int8": ONNX_INT8}
 GMACS_OF_CALL = 0.5
 MAX_BATCH_SIZE = 8
 
-_RUNTIME_ERRORS = (
+RUNTIME_ERRORS = (
     runtime_errors.Fail, runtime_errors.InvalidArgument, runtime_errors.InvalidGraph, runtime_errors.InvalidProtobuf,
     runtime_errors.NoSuchFile, runtime_errors.NotImplemented, runtime_errors.RuntimeException,
 )  # fmt: skip
@@ -51,27 +51,27 @@ class OnnxEngine:
         self.concurrency = threads or core_count()
         self.batch_size = max(1, min(MAX_BATCH_SIZE, round(GMACS_OF_CALL / config.gmacs_per_window)))
         self._session = open_session(path)
-        self._input = self._session.get_inputs()[0].name
         self._check_shapes(path, config)
+        self._input = self._session.get_inputs()[0].name
 
     def __call__(self, log_mels: FloatArray) -> FloatArray:
         """Logits of a batch; see `Engine`."""
         try:
             logits: FloatArray = self._session.run(None, {self._input: log_mels})[0]
-        except _RUNTIME_ERRORS as error:
+        except RUNTIME_ERRORS as error:
             if "allocate memory" in str(error) or "bad_alloc" in str(error):
                 raise MemoryError(str(error)) from error
             raise EngineError(f"engine onnx: {error}. Try --engine torch") from error
         return logits
 
     def _check_shapes(self, path: Path, config: ModelConfig) -> None:
-        expected = [1, config.window.n_frames, config.frontend.n_mels]
-        found = self._session.get_inputs()[0].shape[1:]
-        n_outputs = self._session.get_outputs()[0].shape[-1]
-        if found != expected or n_outputs != len(config.labels):
+        expected = [[1, config.window.n_frames, config.frontend.n_mels]], [[len(config.labels)]]
+        sides = self._session.get_inputs(), self._session.get_outputs()
+        found = tuple([tensor.shape[1:] for tensor in side] for side in sides)
+        if found != expected:
             raise ModelError(
-                f"{path}: takes {found} and gives {n_outputs} outputs, but the configuration says {expected} and "
-                f"{len(config.labels)}. Run `audiotag export` on the folder"
+                f"{path}: takes {found[0]} and gives {found[1]}, but the configuration says {expected[0]} and "
+                f"{expected[1]}. Run `audiotag export` on the folder"
             )
 
 
@@ -94,5 +94,5 @@ def open_session(path: Path, optimised: Path | None = None) -> onnxruntime.Infer
         return onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED_OPTIMISERS
         )
-    except _RUNTIME_ERRORS as error:
+    except RUNTIME_ERRORS as error:
         raise ModelError(f"{path}: not a graph that runs: {error}. Run `audiotag export` on the folder") from error

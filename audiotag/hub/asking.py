@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,11 +79,15 @@ def requested(hub_id: HubId, request: Callable[[], _T]) -> _T:
     """The answer to a request, tried again where that may help; every failure becomes a HubError."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # The HTTP library's own base class: requests, httpx or httpx2, as the installed client chose; and hf_xet's.
-    failures: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], OSError, ValueError, RuntimeError)
+    # The HTTP library's own base class: requests, httpx or httpx2, as the installed client chose; hf_xet's; and what a
+    # proxy needs that is not installed.
+    failures: tuple[type[Exception], ...] = (
+        HfHubHTTPError.__bases__[0], OSError, ValueError, RuntimeError, ImportError,
+    )  # fmt: skip
     for pause in (*BACKOFF, None):
         try:
-            return request()
+            with warnings.catch_warnings(action="ignore"):  # of a full disk, or one without links
+                return request()
         except failures as error:
             wait = None if pause is None else _wait(error, pause)
             if wait is None:

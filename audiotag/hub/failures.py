@@ -37,6 +37,11 @@ def explained(hub_id: HubId, error: Exception) -> HubError:
         way = f"Run {hub_id.pull_line} later, or set HF_HUB_DISABLE_XET=1 to go around it"
         return HubError(f"{hub_id}: the Hub's storage failed ({told}). {way}")
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    # LocalEntryNotFoundError is a FileNotFoundError.
+    is_silence = isinstance(cause, ConnectionError | TimeoutError | FileNotFoundError)
+    if isinstance(cause, OSError | ValueError) and not is_silence:
+        way = f"Check HF_ENDPOINT and HF_TOKEN, and run {hub_id.pull_line} later"
+        return HubError(f"{hub_id}: {endpoint} gave no answer that can be used ({told}). {way}")
     what = f"{type(cause).__name__}: {told}"
     return HubError(f"{hub_id}: {endpoint} cannot be reached ({what}). Run {hub_id.pull_line} where there is a network")
 

@@ -43,6 +43,6 @@ def parse_hub_id(text: str) -> HubId | None:
     HubId(repo='org/name', revision='v1')
     """
     match = _HUB_ID.fullmatch(text)
-    if match is None or ".." in text or "--" in match.group(1) or "//" in text:
+    if match is None or ".." in text or "--" in match.group(1) or "//" in text or match.group(1).endswith(".git"):
         return None
     return HubId(repo=match.group(1), revision=match.group(2) or "main")

@@ -31,6 +31,8 @@ def pull(hub_id: HubId, *, engine: EngineOptions | None = None) -> ModelFolder:
     if is_offline():
         raise HubError(f"{hub_id}: HF_HUB_OFFLINE is set. Unset it and run {hub_id.pull_line}")
     offer = ask(hub_id)
+    if CONFIG not in offer.checksums:
+        raise HubError(f"{hub_id}: is no model that audiotag runs: it has no {CONFIG}. Check the name")
     for name in (CONFIG, PREPROCESSOR, CARD):
         if name in offer.checksums:
             _download(hub_id, offer, name)

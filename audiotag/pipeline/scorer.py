@@ -29,10 +29,14 @@ class Scorer:
         Shape: n times `[1, frame, mel]` -> `[n, class]`.
 
         Raises:
-            EngineError: the engine failed, or not even one window fits into memory.
+            EngineError: the engine failed or gave no numbers, or not even one window fits into memory.
         """
         try:
-            return to_scores(self._engine(np.stack(log_mels)), self._config)
+            scores = to_scores(self._engine(np.stack(log_mels)), self._config)
+            if np.isnan(scores).any():  # no threshold lets them through: every clip would be empty
+                way = "Try --precision fp32, or fetch or make the model again"
+                raise EngineError(f"engine {self._engine.name}: gives scores that are no numbers. {way}")
+            return scores
         except MemoryError as error:
             if len(log_mels) == 1:
                 raise EngineError(f"engine: not even one window fits into memory: {error}") from error
