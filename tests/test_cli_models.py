@@ -189,6 +189,16 @@ def test_labels_lists_and_searches(folder: Path, run_audiotag: Run) -> None:
     assert nothing.stderr == "audiotag: label 'sirne': the model does not know it. Did you mean 'Siren'?\n"
 
 
+def test_show_counts_what_is_too_long_for_a_line(run_audiotag: Run) -> None:
+    shown = dict(line.split(maxsplit=1) for line in run_audiotag("models", "show", "default").stdout.splitlines())
+    assert max(len(value) for name, value in shown.items() if name != "labels") < 600
+    assert "n_clips_of_label (309)" in shown["provenance"]
+    assert "width 24" in shown["provenance.recipe"]
+    assert "macro_map 0.565" in shown["metrics.fp32"]
+    assert "per_label (75)" in shown["metrics.fp32"]
+    assert "silence" in shown["metrics.negatives"]
+
+
 def test_a_model_s_words_reach_a_terminal_as_text(tiny_config: ModelConfig, folder: Path, run_audiotag: Run) -> None:
     red = "\x1b[31mDog\x9b0m"
     config = replace(tiny_config, labels=(red, "two\nlines", "B"), license=red, provenance={red: [red]})

@@ -35,6 +35,8 @@ from audiotag.model_folder import ModelFolder, open_model_folder
 from audiotag.options import EngineOptions
 from audiotag.writers import visible
 
+MOST_IN_A_LINE = 30  # values of a list or an object within a line of `models show`; of more it tells the number
+
 models = typer.Typer(name="models", help="List, show, download, check and remove models.", no_args_is_help=True,
                      rich_markup_mode=None)  # fmt: skip
 
@@ -82,6 +84,8 @@ def show_model(
 ) -> None:
     """Say what a model is: its weights, size, front-end, window, labels, and where it comes from.
 
+    The table counts long lists, in brackets; -f json has them.
+
     Example: audiotag models show default
     """
     shown = _described(resolve_model(model, update=update, offline=offline))
@@ -89,7 +93,8 @@ def show_model(
         _echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
     for key, value in shown.items():
-        _echo(f"{key:<17} {_cell(value)}")
+        for name, cell in _lines(key, value):
+            _echo(f"{name:<17} {cell}")
 
 
 def _described(folder: ModelFolder) -> dict[str, Any]:
@@ -246,12 +251,28 @@ def _show(rows: Sequence[dict[str, Any]], form: str, columns: Sequence[str]) -> 
         _echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def _lines(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Lines of a table for a value of JSON: one, and one more for each object in it that is not long."""
+    own_lines = {}
+    if isinstance(value, dict):
+        own_lines = {key: inner for key, inner in value.items() if isinstance(inner, dict) and not _is_long(inner)}
+        value = {key: inner for key, inner in value.items() if key not in own_lines}
+    yield name, _cell(value)
+    for key, inner in own_lines.items():
+        yield f"{name}.{visible(key)}", _cell(inner)
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{visible(key)} {_cell(inner)}" for key, inner in value.items()) or "-"
+        shown = {key: f"({len(inner):,})" if _is_long(inner) else _cell(inner) for key, inner in value.items()}
+        return ", ".join(f"{visible(key)} {cell}" for key, cell in shown.items()) or "-"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_cell, value)) or "-"
     return "-" if value is None or value == "" else f"{value:,}" if type(value) is int else visible(str(value))
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, (dict, list, tuple)) and len(value) > MOST_IN_A_LINE
 
 
 def _echo(text: str) -> None:
