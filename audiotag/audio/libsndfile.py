@@ -54,8 +54,9 @@ class SoundFileDecoder:
         self._open()
         try:
             self.info = self._describe(size)
-            self._check_first_block()
-            self._check_rest(size)
+            log = self._sound.extra_info
+            self._check_first_block(_missing_bytes(log))
+            self._check_rest(log, size)
         except BaseException:
             self._sound.close()
             raise
@@ -88,17 +89,16 @@ class SoundFileDecoder:
             seekable=soundfile.SoundFile.seekable(sound),
         )
 
-    def _check_first_block(self) -> None:
-        n_missing = _missing_bytes(self._sound.extra_info)
+    def _check_first_block(self, n_missing: int) -> None:
         self._pending = self._decode()
         if len(self._pending) == 0 and (self.info.n_frames != 0 or n_missing):
             raise HeaderOnly("a header without audio")
         if n_missing:
             self.warnings.append(f"cut short: {n_missing} bytes are missing")
 
-    def _check_rest(self, size: int) -> None:
+    def _check_rest(self, log: str, size: int) -> None:
         """Warns of a WAV with more behind it than chunks of text: seconds, or hours where sizes passed 4 GiB."""
-        sizes = [int(text) for text in _WAV_SIZE.findall(self._sound.extra_info)]
+        sizes = [int(text) for text in _WAV_SIZE.findall(log)]
         if len(sizes) == 2 and self.info.duration:
             n_unread = size - max(sizes[0] + 8, sizes[1])
             if n_unread > sizes[1] / self.info.duration:
