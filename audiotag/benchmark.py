@@ -27,7 +27,7 @@ import numpy as np
 
 from audiotag.audio import FloatArray, Waveform, open_audio, read_audio, resample, write_audio
 from audiotag.config import ModelConfig
-from audiotag.engines import Engine
+from audiotag.engines import Engine, facts_of
 from audiotag.errors import AudioError
 from audiotag.frontend import WindowLogMel
 from audiotag.model_folder import ModelFolder
@@ -208,10 +208,10 @@ def _engine_measures(folder: ModelFolder, options: EngineOptions, peak: float) -
     engine, config = open_engine(folder, options), folder.config
     for batch_size in sorted({1, engine.batch_size}):
         seconds = engine_seconds(engine, config, batch_size)
-        facts = {"engine": engine.name, "device": engine.device, "precision": engine.precision}
+        facts = facts_of(engine)
         yield Measure(
             stage="engine",
-            detail=f"{engine.name} {engine.device} {engine.precision}, batch {batch_size}",
+            detail=f"{' '.join(facts.values())}, batch {batch_size}",
             milliseconds=1e3 * seconds * windows_of_clip(config),
             share=2 * config.gmacs_per_window / seconds / peak if engine.device == "cpu" else None,
             facts={**facts, "batch_size": batch_size},
@@ -269,8 +269,8 @@ def _seconds_of_tunings(engine: Engine, config: ModelConfig) -> dict[Tuning, flo
 
 def _tuning_measure(engine: Engine, config: ModelConfig, tuning: Tuning, seconds: float, *, is_chosen: bool) -> Measure:
     calls = "1 call at once" if tuning.concurrency == 1 else f"{tuning.concurrency} calls at once"
-    what = f"{engine.name} {engine.device} {engine.precision}, batch {tuning.batch_size}, {calls}"
-    facts = {"engine": engine.name, "device": engine.device, "precision": engine.precision}
+    facts = facts_of(engine)
+    what = f"{' '.join(facts.values())}, batch {tuning.batch_size}, {calls}"
     return Measure(
         stage="tune", detail=f"{what}: remembered" if is_chosen else what,
         milliseconds=1e3 * seconds * windows_of_clip(config), facts={**facts, **asdict(tuning), "chosen": is_chosen},

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from audiotag.config import ModelConfig
-from audiotag.engines import Engine
+from audiotag.engines import Engine, facts_of
 from audiotag.errors import AudioError, EngineError, UsageError, install_line
 from audiotag.hub import resolve_model
 from audiotag.inputs import Input
@@ -65,8 +65,7 @@ class Tagger:
 
     def run_header(self, options: TagOptions) -> dict[str, Any]:
         """What a result has to say about its run: version, model, options, and what `auto` became."""
-        engine = {"engine": self.engine.name, "device": self.engine.device, "precision": self.engine.precision}
-        model, parameters = self.model, {**asdict(options), **engine}
+        model, parameters = self.model, {**asdict(options), **facts_of(self.engine)}
         return run_header(model=model.name, revision=model.revision, sha256=model.sha256, parameters=parameters)
 
     def tag(

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from audiotag.config import ModelConfig
-from audiotag.engines import Engine
+from audiotag.engines import Engine, facts_of
 from audiotag.errors import OutputError
 from audiotag.hub import audiotag_cache
 from audiotag.hub.places import write_small
@@ -86,9 +86,7 @@ def _circumstances(engine: Engine, config: ModelConfig) -> dict[str, object]:
     """What decides how fast it is: the engine, what it runs on, and the network's shape, not its weights."""
     return {
         "hardware": _hardware(engine),
-        "engine": engine.name,
-        "device": engine.device,
-        "precision": engine.precision,
+        **facts_of(engine),
         "network": asdict(config.network),
         "n_frames": config.window.n_frames,
         "n_mels": config.frontend.n_mels,

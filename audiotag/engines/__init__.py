@@ -32,3 +32,8 @@ class Engine(Protocol):
             EngineError: the engine failed.
         """
         ...
+
+
+def facts_of(engine: Engine) -> dict[str, str]:
+    """What an engine is, for results, tables and notes: 'engine', 'device' and 'precision'."""
+    return {"engine": engine.name, "device": engine.device, "precision": engine.precision}
