@@ -60,9 +60,7 @@ def train(
     with own_work_folder(out) as work:
         learning, held_out = split(load(clips, model, config, cache=cache or work, on_clip=on_clip), config.fold)
         check_learnt(learning.clips, labels, config.fold)
-        trainer = Trainer(model, config, learning, held_out, work, on_progress)
-        if start is not None:
-            trainer.begin_with(start)
+        trainer = Trainer(model, config, learning, held_out, work, on_progress, start)
         trainer.run(resume=resume and has_checkpoint(out))
         return finish(
             out, data=data, learning=learning, held_out=held_out, model=model, config=config,

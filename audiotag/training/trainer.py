@@ -64,8 +64,11 @@ class Trainer:
         held_out: Data | None,
         work: Path,
         on_progress: Callable[[Progress], None],
+        start: ModelFolder | None = None,
     ) -> None:
         self.model, self.config, self.work, self.on_progress = model, config, work, on_progress
+        self._start = start  # a finished model to begin with
+        self.begun_with = None if start is None else {"name": start.name, "sha256": start.sha256}
         self.held_out = held_out
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.set_flush_denormal(True)
@@ -78,14 +81,12 @@ class Trainer:
         self.optimiser = _optimiser(self.network, config)
         self.batches = BatchSource(learning, model, config)
         self.step, self.best_map, self.best_step = 0, 0.0, 0
-        self.begun_with: dict[str, str] | None = None  # name and sha256 of a model
 
-    def begin_with(self, source: ModelFolder) -> None:
+    def _begin_with(self, source: ModelFolder) -> None:
         """Takes what a finished model has learnt instead of random weights; raises what `start_from` does."""
         log_mels, _ = self.batches.batch(0)
         start_from(self.network, self.model.labels, source, self._to_device(log_mels))
         self.averaged.load_state_dict(self.network.state_dict())
-        self.begun_with = {"name": source.name, "sha256": source.sha256}
 
     def go_on_from(self, weights: dict[str, Tensor]) -> None:
         """Takes the weights of another training of the same network."""
@@ -96,12 +97,15 @@ class Trainer:
         """Takes the steps that are left.
 
         Raises:
+            ModelError: the weights to begin with cannot be read.
             CheckpointError: `resume`, but the last checkpoint is missing, of another recipe, or began with other
                 weights.
             DataError: the loss is not finite.
         """
         if resume:
             self._load()
+        elif self._start is not None:
+            self._begin_with(self._start)
         if self.step >= self.config.steps or self._is_stuck():
             return
         losses: list[float] = []
