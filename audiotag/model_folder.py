@@ -45,6 +45,8 @@ MAX_KERNEL = 1001
 MAX_PARAMETERS = 1_000_000_000
 MAX_N_FFT = 2**18
 MAX_SAMPLE_RATE = 1_000_000  # Hz
+# What comes of JSON that does not describe a model.
+CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
 
 WAY_TO_GET = {
     ONNX: "Run `audiotag export {path}`",
@@ -109,7 +111,7 @@ def open_model_folder(
     try:
         _check_architecture(config)  # before the second file, which others do not have
         model = model_config_from_json(config, _read_json(path / PREPROCESSOR), where=name or path)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except CONFIG_ERRORS as error:
         raise ModelError(f"{path}: the configuration is not usable: {error}. Fetch or make the model again") from error
     return ModelFolder(path, name or path.resolve().name, revision, model)
 
@@ -134,7 +136,7 @@ def model_config_from_json(config: dict[str, Any], preprocessor: dict[str, Any],
     What can be made good is warned of, as a fault of `where`.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError, OverflowError: something is missing or not allowed.
+        one of CONFIG_ERRORS: something is missing or not allowed.
     """
     _check_architecture(config)
     network = record_from_dict(NetworkConfig, _object(config, "network"), where="network")

@@ -9,7 +9,7 @@ from typing import Any
 from audiotag.convert.filling import Converted, checked_tensors, empty_network, fill_network
 from audiotag.convert.labels import check_label_count
 from audiotag.errors import CheckpointError
-from audiotag.model_folder import model_config_from_json
+from audiotag.model_folder import CONFIG_ERRORS, model_config_from_json
 from audiotag.network import fuse
 
 CHECKPOINT_FORMAT = "audiotag-checkpoint"
@@ -28,7 +28,7 @@ def convert_ours(
         described = saved["model"]
         config = model_config_from_json(described["config"], described["preprocessor"], where=path)
         tensors = saved["network"]
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except CONFIG_ERRORS as error:
         raise CheckpointError(f"{path}: does not describe its model: {error}. Train again") from error
     if labels is not None:
         check_label_count(labels, config.network.n_labels)
