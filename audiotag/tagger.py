@@ -7,15 +7,17 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from audiotag.audio import Waveform
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine, facts_of
 from audiotag.errors import AudioError, EngineError, UsageError, install_line
@@ -24,12 +26,14 @@ from audiotag.inputs import Input
 from audiotag.labels import LabelSet
 from audiotag.model_folder import ONNX_INT8, WEIGHTS, ModelFolder
 from audiotag.options import EngineOptions, TagOptions, has_gpu
-from audiotag.pipeline import Pipeline
+from audiotag.pipeline import Given, Pipeline
 from audiotag.results import ClipResult, Failure, Result
 from audiotag.tuning import recall
 from audiotag.writers import run_header
 
 logger = logging.getLogger(__name__)
+
+AnySource = str | os.PathLike[str] | BinaryIO | Waveform
 
 
 def load(model: str | os.PathLike[str] | None = None, *, device: str = "auto") -> Tagger:
@@ -70,16 +74,18 @@ class Tagger:
 
     def tag(
         self,
-        path: str | os.PathLike[str],
+        source: AnySource,
         *,
         top_k: int | None = None,
         threshold: float | None = None,
         options: TagOptions | None = None,
     ) -> ClipResult:
-        """What is heard in a file; `top_k` and `threshold` replace those of `options`.
+        """What is heard in a file, in an open one, or in samples in memory.
+
+        `top_k` and `threshold` replace those of `options`.
 
         Raises:
-            AudioError: the file could not be read.
+            AudioError: it could not be read.
         """
         options = options or TagOptions()
         if options.channels == "each":
@@ -88,41 +94,59 @@ class Tagger:
             options = replace(options, top_k=top_k)
         if threshold is not None:
             options = replace(options, threshold=threshold)
-        (result,) = self.tag_many([path], options=options)
+        (result,) = self.tag_many([source], options=options)
         if isinstance(result, Failure):
             raise AudioError(f"{result.path}: {result.error}")
         return result
 
     def tag_many(
         self,
-        inputs: Iterable[str | os.PathLike[str] | Input],
+        inputs: Iterable[AnySource | Input],
         *,
         options: TagOptions | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Generator[Result, None, None]:
         """A result for each input, in their order; one for each channel with `channels="each"`.
 
+        Open files are binary, and read from their beginning. The `path` of a result is the path as given, the name of
+        an open file, or "waveform".
+
         `inputs` may be endless: it is read a bounded number ahead. `on_progress` gets seconds of audio newly done, on
         the caller's thread. Closing the generator stops its threads.
 
         Raises:
             UsageError: an option does not fit the model (before the first input is read).
-            TypeError: `inputs` is one path.
+            TypeError: `inputs` is only one.
         """
-        if isinstance(inputs, str | bytes | os.PathLike):
-            raise TypeError(f"tag_many takes several paths, not one: write tag({inputs!r}) or tag_many([{inputs!r}])")
+        if isinstance(inputs, str | bytes | os.PathLike | io.IOBase | Waveform):
+            raise TypeError(f"tag_many takes several inputs, not one: write tag({inputs!r}) or tag_many([{inputs!r}])")
         pipeline = Pipeline(
             self.engine, self.config, options or TagOptions(),
             batch_size=self.options.batch_size, workers=self.options.workers,
         )  # fmt: skip
-        return pipeline.run(map(_as_input, inputs), on_progress=on_progress)
+        return pipeline.run(map(_as_given, inputs), on_progress=on_progress)
 
 
-def _as_input(given: str | os.PathLike[str] | Input) -> Input:
-    if isinstance(given, Input):
-        return given
-    path = os.fspath(given)
-    return Input(path=path, source=Path(path), size=None, mtime_ns=None)
+@dataclass(frozen=True)
+class _InMemory:
+    """Something to tag that has no path."""
+
+    path: str
+    source: BinaryIO | Waveform
+
+
+def _as_given(source: AnySource | Input) -> Given:
+    if isinstance(source, Input):
+        return source
+    if isinstance(source, Waveform):
+        return _InMemory("waveform", source)
+    if isinstance(source, str | os.PathLike):
+        path = os.fspath(source)
+        return Input(path, Path(path))
+    if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
+        kind = type(source).__name__
+        raise TypeError(f"a path, a file that is open in mode 'rb', or a Waveform can be tagged, not {kind}")
+    return _InMemory(str(getattr(source, "name", "open file")), source)
 
 
 # --- the choice of an engine ---

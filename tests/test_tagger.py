@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from conftest import (
     TINY_CONFIG,
     TINY_RATE,
@@ -31,6 +33,7 @@ from conftest import (
 from sounds import write_audio
 
 import audiotag
+from audiotag.audio import Waveform, read_audio
 from audiotag.audio.libsndfile import READ_FRAMES
 from audiotag.config import NetworkConfig
 from audiotag.engines import FloatArray
@@ -99,6 +102,53 @@ def expected_scores(samples: FloatArray, starts: tuple[int, ...], network: Any) 
 def test_one_path_is_not_taken_for_many_of_one_letter(tiny_model_folder: Path) -> None:
     with pytest.raises(TypeError, match=r"write tag\('a.wav'\) or tag_many\(\['a.wav'\]\)"):
         load(tiny_model_folder).tag_many("a.wav")
+
+
+@pytest.mark.parametrize("options", [ALL, TagOptions(top_k=0, threshold=0.0, start=0.4, max_windows=2)])
+def test_samples_in_memory_get_the_scores_of_the_file_that_holds_them(
+    tagger: Tagger, tmp_path: Path, options: TagOptions
+) -> None:
+    path, rate = tmp_path / "a.wav", 2 * TINY_RATE
+    samples = chirp(seconds=3.4)
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    expected = tagger.tag(path, options=options)
+    floats = [Waveform(samples, rate), Waveform(samples.astype(np.float64), rate), read_audio(path)]  # type: ignore[arg-type]
+    with open(path, "rb") as file:
+        results = list(tagger.tag_many([*floats, file, BytesIO(path.read_bytes())], options=options))
+    assert [result.path for result in results] == ["waveform"] * 3 + [str(path), "open file"]
+    for result in results:
+        assert isinstance(result, ClipResult)
+        assert replace(result, path=expected.path) == expected
+
+
+def test_samples_that_are_not_finite_are_told_like_those_of_a_file(tagger: Tagger) -> None:
+    samples = chirp(seconds=0.5)
+    samples[100] = np.nan
+    assert "not finite" in (tagger.tag(Waveform(samples, TINY_RATE)).warning or "")
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros((2, 100), np.float32), r"one dimension, \[sample\], not \(2, 100\)"),
+        (np.zeros(100, np.int16), "not int16"),
+        ([0, 1], "not int64"),
+    ],
+)
+def test_a_waveform_of_another_shape_or_kind_is_refused_as_it_is_made(samples: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Waveform(samples, TINY_RATE)
+
+
+def test_a_waveform_of_an_impossible_rate_fails_like_a_file_of_one(tagger: Tagger) -> None:
+    with pytest.raises(AudioError, match="waveform: has a sample rate of 0 Hz"):
+        tagger.tag(Waveform(chirp(seconds=0.5), 0))
+
+
+@pytest.mark.parametrize("source", [StringIO("text"), chirp(seconds=0.5), None])
+def test_what_is_no_recording_is_refused_with_what_is_one(tagger: Tagger, source: Any) -> None:
+    with pytest.raises(TypeError, match=r"a path, a file that is open in mode 'rb', or a Waveform can be tagged, not "):
+        tagger.tag(source)
 
 
 def test_a_clip_has_the_mean_of_its_windows_scores(tagger: Tagger, write_wav: WriteWav, tiny_network: Any) -> None:

@@ -13,7 +13,6 @@ from audiotag.audio.decoder import FloatArray
 from audiotag.audio.opening import Source, reopenable
 from audiotag.audio.reading import (
     AudioStream,
-    Waveform,
     encode_mp3,
     open_audio,
     probe,
@@ -23,6 +22,7 @@ from audiotag.audio.reading import (
     resample,
     write_audio,
 )
+from audiotag.audio.waveform import Waveform
 
 __all__ = [
     "AudioStream",

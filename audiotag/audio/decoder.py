@@ -25,7 +25,7 @@ MAX_CHANNELS = 256
 class AudioInfo:
     """What a source is, as far as its header and first block tell."""
 
-    decoder: Literal["soundfile", "av"]
+    decoder: Literal["soundfile", "av", "none"]
     container: str  # as the decoder names it
     codec: str  # as the decoder names it; libsndfile says subtype
     sample_rate: int  # Hz

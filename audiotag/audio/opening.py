@@ -16,11 +16,12 @@ from typing import BinaryIO, cast
 from audiotag.audio.decoder import Decoder, HeaderOnly, NotDecodable
 from audiotag.audio.ffmpeg import AvDecoder
 from audiotag.audio.libsndfile import SoundFileDecoder
+from audiotag.audio.waveform import Waveform, WaveformDecoder
 from audiotag.errors import AudioError
 
 logger = logging.getLogger(__name__)
 
-Source = str | os.PathLike[str] | BinaryIO
+Source = str | os.PathLike[str] | BinaryIO | Waveform
 
 # Bytes of a stream that is stored before it is decoded, because its format needs seeking.
 MAX_SPOOLED_BYTES = 4 << 30
@@ -34,11 +35,13 @@ _STREAMABLE = (
 
 
 def open_decoder(source: Source) -> Decoder:
-    """The decoder of a path, which it then owns, or of an open file; its first block has been decoded.
+    """The decoder of a path, which it then owns, of an open file, or of a waveform; its first block has been decoded.
 
     Raises:
         AudioError: the source cannot be read as audio.
     """
+    if isinstance(source, Waveform):
+        return WaveformDecoder(source)
     if not isinstance(source, (str, os.PathLike)):
         return _decoder_of(source, owned=False)
     file = _open_path(Path(source))
@@ -228,7 +231,9 @@ def reopenable(source: Source) -> Iterator[Source]:
     with ExitStack() as opened:
         if isinstance(source, (str, os.PathLike)):
             source = opened.enter_context(_open_path(Path(source)))
-        yield source if source.seekable() else opened.enter_context(_spool(source))
+        if not (isinstance(source, Waveform) or source.seekable()):
+            source = opened.enter_context(_spool(source))
+        yield source
 
 
 def _spool(stream: BinaryIO) -> BinaryIO:

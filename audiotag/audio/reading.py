@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from types import TracebackType
 from typing import cast
 
@@ -22,6 +21,7 @@ import soxr
 
 from audiotag.audio.decoder import BLOCK_FRAMES, MAX_PACKET_FRAMES, AudioInfo, Decoder, FloatArray, add_warning
 from audiotag.audio.opening import Source, open_decoder
+from audiotag.audio.waveform import Waveform
 from audiotag.errors import AudioError
 
 logger = logging.getLogger(__name__)
@@ -31,14 +31,6 @@ MAX_LEVEL = 1e12
 # Samples at the target rate that are resampled and dropped before a start in the middle: the filter has forgotten the
 # edge by then (soxr HQ reaches over about 100 samples of the lower rate).
 RESAMPLER_LEAD = 4000
-
-
-@dataclass(frozen=True)
-class Waveform:
-    """Samples `[sample]`, 1.0 being full scale, and their rate in Hz."""
-
-    samples: FloatArray
-    sample_rate: int
 
 
 def read_audio(

@@ -10,9 +10,8 @@ from audiotag.config import ModelConfig
 from audiotag.engines import FloatArray
 from audiotag.errors import AudioError
 from audiotag.frontend import WindowLogMel
-from audiotag.inputs import Input
 from audiotag.options import TagOptions
-from audiotag.pipeline.items import ClipEnd, Item, WindowItem
+from audiotag.pipeline.items import ClipEnd, Given, Item, WindowItem
 from audiotag.windows import cut_windows, view_starts
 
 
@@ -26,7 +25,7 @@ class ClipDecoder:
         self._hop_length = options.hop_length(config)
         self._log_mel = WindowLogMel(config.frontend, config.window)
 
-    def items(self, clip: int, given: Input) -> Generator[Item, None, None]:
+    def items(self, clip: int, given: Given) -> Generator[Item, None, None]:
         """Windows in the order of time, then the end; only the end, with the error, where nothing can be read."""
         try:
             yield from self._views(clip, given) if self._options.max_windows else self._windows(clip, given)
@@ -35,14 +34,14 @@ class ClipDecoder:
         except MemoryError:
             yield ClipEnd(clip, given.path, error="does not fit into memory while it is decoded")
 
-    def _windows(self, clip: int, given: Input) -> Iterator[Item]:
+    def _windows(self, clip: int, given: Given) -> Iterator[Item]:
         with self._open(_source(given)) as stream:
             blocks = _Counted(stream)
             for window in cut_windows(blocks, window=self._window, hop=self._hop_length):
                 yield from self._window_items(clip, window.start, window.samples)
             yield ClipEnd(clip, given.path, blocks.n_rows, blocks.n_samples, warning=stream.warning)
 
-    def _views(self, clip: int, given: Input) -> Iterator[Item]:
+    def _views(self, clip: int, given: Given) -> Iterator[Item]:
         with reopenable(_source(given)) as source:
             n_samples, warning = self._extent(source)
             starts = view_starts(n_samples, window=self._window, n_views=self._options.max_windows or 1)
@@ -86,7 +85,7 @@ class ClipDecoder:
             yield WindowItem(clip, row, begin, end, log_mel)
 
 
-def _source(given: Input) -> Source:
+def _source(given: Given) -> Source:
     return _open_stdin() if given.source is None else given.source
 
 

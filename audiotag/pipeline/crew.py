@@ -25,8 +25,7 @@ from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 
-from audiotag.inputs import Input
-from audiotag.pipeline.items import Item, WindowItem
+from audiotag.pipeline.items import Given, Item, WindowItem
 from audiotag.pipeline.scorer import Scorer
 from audiotag.scores import ScoreArray
 
@@ -37,7 +36,7 @@ BATCHES_AHEAD = 2
 # A thread that blocks in a read (of stdin) cannot be woken; closing does not wait for it longer than this.
 JOIN_SECONDS = 1.0
 
-_Decode = Callable[[int, Input], Generator[Item, None, None]]
+_Decode = Callable[[int, Given], Generator[Item, None, None]]
 _Task = Callable[[], None]
 _Batch = tuple[list[Item], "Future[Iterator[ScoreArray]]"]
 
@@ -54,7 +53,7 @@ class CrewSize:
 class Crew:
     """The threads of a run; they begin at once, and end with the inputs or with `stop`."""
 
-    def __init__(self, inputs: Iterator[Input], decode: _Decode, scorer: Scorer, size: CrewSize) -> None:
+    def __init__(self, inputs: Iterator[Given], decode: _Decode, scorer: Scorer, size: CrewSize) -> None:
         self._inputs = enumerate(inputs)
         self._decode = decode
         self._scorer = scorer

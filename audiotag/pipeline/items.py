@@ -1,10 +1,24 @@
-"""What travels from a decoded clip to the caller: its windows in the order of time, then its end."""
+"""What comes into a pipeline, and what travels from there to the caller: windows in the order of time, then an end."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+from audiotag.audio import Source
 from audiotag.engines import FloatArray
+
+
+class Given(Protocol):
+    """One thing to tag, such as an `Input`."""
+
+    @property
+    def path(self) -> str:
+        """As the result shows it."""
+
+    @property
+    def source(self) -> Source | None:
+        """What is opened; None: stdin."""
 
 
 @dataclass(frozen=True)

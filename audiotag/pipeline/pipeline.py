@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine
 from audiotag.events import EventFinder, tags_of
-from audiotag.inputs import Input
 from audiotag.labels import LabelSet
 from audiotag.options import TagOptions, core_count
 from audiotag.pipeline.clips import ClipDecoder
 from audiotag.pipeline.crew import Crew, CrewSize
-from audiotag.pipeline.items import ClipEnd, Item, WindowItem
+from audiotag.pipeline.items import ClipEnd, Given, Item, WindowItem
 from audiotag.pipeline.scorer import Scorer
 from audiotag.results import ClipResult, Failure, Result, Tag, WindowResult
 from audiotag.scores import ScoreArray, ScorePool, TagSelection, least_scores, top_tags
@@ -42,7 +41,7 @@ class Pipeline:
         self._size = _crew_size(engine, workers or core_count())
 
     def run(
-        self, inputs: Iterator[Input], *, on_progress: Callable[[float], None] | None = None
+        self, inputs: Iterator[Given], *, on_progress: Callable[[float], None] | None = None
     ) -> Generator[Result, None, None]:
         """A result for each input, in their order; see `Tagger.tag_many`."""
         collector = _Collector(self._config, self._options, self._selection, on_progress or _ignore)
