@@ -431,6 +431,26 @@ def test_a_terminal_gets_no_bar_where_none_is_wanted(sounds: Path, arguments: li
     assert "\x1b" not in sent
 
 
+def test_a_run_goes_on_although_nobody_reads_its_stderr_any_more(sounds: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "audiotag", "batch", "in", "--out", "out.csv"]
+    code = subprocess.run(command, stderr=writer, timeout=60).returncode
+    os.close(writer)
+    assert code == 3, "not the quiet success of a closed stdout"
+
+
+def test_a_run_goes_on_although_its_terminal_is_gone(sounds: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "audiotag", "batch", "in", "--out", "out.csv"], stderr=slave,
+                               env={**os.environ, "TERM": "xterm"})  # fmt: skip
+    os.close(slave)
+    os.read(master, 1)  # the bar has begun
+    os.close(master)
+    assert process.wait(timeout=60) == 3
+    assert Path("out.csv.run.json").exists()
+
+
 def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
 ) -> None:
