@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from glob import glob
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -134,14 +135,20 @@ def _cache() -> Check:
     from audiotag.hub import hub_cache
 
     folder = hub_cache()
-    n_models = len(list(folder.glob("models--*"))) if folder.is_dir() else 0
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        names = []
+    except OSError as error:  # mostly somebody else's, as after sudo -u
+        return Check("cache", "failed", f"{folder}: {error.strerror}. Set HF_HOME to a folder of your own")
+    n_models = sum(name.startswith("models--") for name in names)
     return Check("cache", "ok", f"{folder}, {n_models} models")
 
 
 def _tuning() -> Check:
     from audiotag.tuning import tuning_folder
 
-    n_kept = len(list(tuning_folder().glob("*.json")))
+    n_kept = len(glob("*.json", root_dir=tuning_folder()))
     if not n_kept:
         return Check("tuning", "absent", "engines choose their batches by rule; `audiotag bench --tune` measures")
     return Check("tuning", "ok", f"{tuning_folder()}, {n_kept} engines")
