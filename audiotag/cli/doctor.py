@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from glob import glob
 from importlib import import_module
 from importlib.util import find_spec
@@ -124,11 +125,15 @@ def _devices() -> Iterator[Check]:
     if find_spec("torch") is None:
         yield Check("device cuda, mps", "absent", f"torch is not installed: {install_line('torch')}")
         return
+    for device in ("cuda", "mps"):
+        found = _tried(f"device {device}", partial(_describe_device, device))
+        yield found if found.status == "ok" else Check(found.what, "absent", found.detail)
+
+
+def _describe_device(device: str) -> str:
     from audiotag.engines.torch import check_device
 
-    for device in ("cuda", "mps"):
-        found = _tried(f"device {device}", lambda name=device: f"engine torch, {check_device(name)}")  # type: ignore[misc]
-        yield found if found.status == "ok" else Check(found.what, "absent", found.detail)
+    return f"engine torch, {check_device(device)}"
 
 
 def _cache() -> Check:
