@@ -465,6 +465,15 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_dry_run_shows_every_name_also_where_stdout_is_not_utf_8(sounds: Path) -> None:
+    (sounds / "日本.wav").write_text("")
+    (sounds / os.fsdecode(b"text.\xff\n")).write_text("")  # a name that is no UTF-8, of no known suffix
+    done = shell("audiotag batch in --dry-run", PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"skip  in/text.\udcff\n  not a suffix of audio or video: .\udcff\n" in done.stdout.splitlines()
+    assert "tag   in/日本.wav  cannot be read: is empty (0 bytes)" in done.stdout.splitlines()
+
+
 @pytest.mark.parametrize(
     ("arguments", "n_windows"),
     [([], 22), (["--max-windows", "3"], 4), (["--duration", "2"], 6), (["--start", "9.5"], 2), (["--hop", "1"], 12)],
