@@ -185,8 +185,11 @@ def choose_device(options: EngineOptions) -> str:
     if find_spec("torch") is None:
         logger.info("there is a GPU here, but torch is not installed: %s to use it", install_line("torch"))
         return "cpu"
-    from audiotag.engines.torch import devices_here
-
+    try:
+        from audiotag.engines.torch import devices_here
+    except EngineError as error:
+        logger.warning("the CPU is used: %s", error)
+        return "cpu"
     return next(iter(devices_here()), "cpu")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,7 +64,9 @@ def remember(tuning: Tuning, engine: Engine, config: ModelConfig) -> Path:
 
 def recall(engine: Engine, config: ModelConfig) -> Tuning | None:
     """What is kept; None where nothing is."""
-    if not tuning_folder().is_dir():  # as nearly everywhere: spares a look at the machine
+    # None is there, nearly everywhere: spares a look at the machine. Unlike that of Path, it says no in a home that may
+    # not be entered (sudo -u).
+    if not os.path.isdir(tuning_folder()):
         return None
     path = _path_of(_circumstances(engine, config))
     try:

@@ -431,6 +431,26 @@ def test_a_terminal_gets_no_bar_where_none_is_wanted(sounds: Path, arguments: li
     assert "\x1b" not in sent
 
 
+def test_a_run_goes_on_although_nobody_reads_its_stderr_any_more(sounds: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "audiotag", "batch", "in", "--out", "out.csv"]
+    code = subprocess.run(command, stderr=writer, timeout=60).returncode
+    os.close(writer)
+    assert code == 3, "not the quiet success of a closed stdout"
+
+
+def test_a_run_goes_on_although_its_terminal_is_gone(sounds: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "audiotag", "batch", "in", "--out", "out.csv"], stderr=slave,
+                               env={**os.environ, "TERM": "xterm"})  # fmt: skip
+    os.close(slave)
+    os.read(master, 1)  # the bar has begun
+    os.close(master)
+    assert process.wait(timeout=60) == 3
+    assert Path("out.csv.run.json").exists()
+
+
 def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
 ) -> None:
@@ -443,6 +463,15 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     assert lines[2] == "skip  in/notes.txt  not a suffix of audio or video: .txt"
     assert re.fullmatch(r"4 inputs, 0\.0008 h, 0\.1 MB; 1 skipped; about 0:00:0\d to tag", total)
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_dry_run_shows_every_name_also_where_stdout_is_not_utf_8(sounds: Path) -> None:
+    (sounds / "日本.wav").write_text("")
+    (sounds / os.fsdecode(b"text.\xff\n")).write_text("")  # a name that is no UTF-8, of no known suffix
+    done = shell("audiotag batch in --dry-run", PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"skip  in/text.\udcff\n  not a suffix of audio or video: .\udcff\n" in done.stdout.splitlines()
+    assert "tag   in/日本.wav  cannot be read: is empty (0 bytes)" in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(

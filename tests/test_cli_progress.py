@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from audiotag.cli.progress import Progress
+from audiotag.cli.status import StatusLine
 from audiotag.inputs import Input
 from audiotag.run import Tally
 
@@ -74,3 +78,16 @@ def test_nothing_is_said_of_what_is_left_where_a_file_is_longer_than_its_bytes_t
         assert " left" in capsys.readouterr().err
         progress.add_seconds(3 * 3600.0)
         assert "x real time\n" in capsys.readouterr().err
+
+
+class FullDisk(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_behind_stderr_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audiotag.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    with progress_over(Tally()) as progress:
+        progress.add_seconds(60.0)
+    StatusLine(quiet=False).show("step 1", keep=True)

@@ -126,7 +126,7 @@ def test_the_environment_names_the_model(files: dict[str, bytes], tmp_path: Path
     assert resolve_model().path == tmp_path / "configs"
 
 
-def test_the_embedded_model_is_found_from_a_folder_that_may_not_be_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_found_from_a_folder_that_may_not_be_entered(monkeypatch: pytest.MonkeyPatch) -> None:
     stat = os.stat
 
     def guarded_stat(path: Any, **options: Any) -> os.stat_result:
@@ -136,6 +136,8 @@ def test_the_embedded_model_is_found_from_a_folder_that_may_not_be_entered(monke
 
     monkeypatch.setattr(os, "stat", guarded_stat)
     assert resolve_model().name == "default"
+    with pytest.raises(HubError, match="is not in the cache"):
+        resolve_model(ID, offline=True)
     has_gpu()  # asks for files too, some of them with names that only Windows takes for absolute
 
 

@@ -15,6 +15,7 @@ import pytest
 from conftest import assert_no_threads_left
 
 from audiotag.engines import FloatArray
+from audiotag.errors import EngineError
 from audiotag.inputs import Input
 from audiotag.pipeline.crew import BATCHES_AHEAD, MAX_CLIPS_AHEAD, Crew, CrewSize
 from audiotag.pipeline.items import ClipEnd, Item, WindowItem
@@ -217,4 +218,18 @@ def test_stopping_bears_a_thread_that_puts_its_clip_back_meanwhile(monkeypatch: 
     wait_until_still(lambda: work.n_decoded)
     crew.stop()
     wait_until_still(threading.active_count)
+    assert_no_threads_left()
+
+
+def test_threads_that_cannot_be_started_end_those_that_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def start_two(thread: threading.Thread) -> None:
+        if thread.name == "audiotag-2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    with pytest.raises(EngineError, match="only 2 of 5 could be started"):
+        FakeWork([100_000] * 9).crew(decoding=5)
     assert_no_threads_left()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from conftest import Ran, tone
 from pages import END, begin_of
 
+import audiotag
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, open_model_folder
 from audiotag.options import core_count
 from audiotag.selftest import ANSWERS_FILE, Comparison, compare, record_answers, synthetic_clips
@@ -111,6 +114,28 @@ def test_doctor_says_which_package_is_missing_and_goes_on(
     assert (ran.code, ran.stderr) == (1, "")
     assert "!!  huggingface_hub    not installed" in ran.stdout
     assert ran.stdout.splitlines()[-1].startswith("ok  model ")
+
+
+def test_a_torch_that_does_not_import_is_named_and_the_cpu_works_without_it(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object')")
+    places = [str(tmp_path), str(Path(audiotag.__file__).parents[1])]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+    done = run("-m", "audiotag", "doctor", "--model", str(tiny_model_folder))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "--  device cuda        engine torch: torch does not import: libcudart.so.12" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("ok  model ")
+    choice = "tagger.has_gpu = lambda: True; print(tagger.choose_device(tagger.EngineOptions()))"
+    done = run("-c", f"from audiotag import tagger; {choice}")
+    assert done.stdout == "cpu\n"
+    assert done.stderr.startswith("the CPU is used: engine torch: torch does not import: libcudart.so.12")
 
 
 def test_doctor_does_one_thing_at_a_time(run_audiotag: RunAudiotag) -> None:

@@ -135,6 +135,17 @@ def test_a_cache_that_cannot_be_written_is_named(folder: ModelFolder, monkeypatc
         remember(Tuning(1, 1), open_engine(folder, ON_CPU), folder.config)
 
 
+def test_a_cache_that_may_not_be_entered_holds_nothing_and_doctor_goes_on(
+    folder: ModelFolder, run_audiotag: RunAudiotag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbidden = tmp_path / ("x" * 300)  # root may enter every folder; one of this name nobody
+    monkeypatch.setenv("AUDIOTAG_CACHE", str(forbidden / "audiotag"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(forbidden / "hub"))
+    assert open_engine(folder, ON_CPU).batch_size > 0
+    lines = run_audiotag("doctor").stdout.splitlines()
+    assert [line[:2] for line in lines if line[4:].startswith(("cache", "tuning", "model"))] == ["!!", "--", "ok"]
+
+
 def test_tuning_and_a_start_are_not_measured_together(run_audiotag: RunAudiotag) -> None:
     ran = run_audiotag("bench", "--tune", "--startup")
     assert ran.code == 2

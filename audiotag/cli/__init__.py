@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
@@ -26,6 +25,7 @@ from audiotag.cli.models import labels, models
 from audiotag.cli.predict import predict
 from audiotag.cli.reformat import reformat
 from audiotag.cli.report import report
+from audiotag.cli.status import say
 from audiotag.cli.train import refit, train
 from audiotag.errors import EXTRA_OF_PACKAGE, AudiotagError, ExitCode, install_line
 from audiotag.writers import output_error
@@ -124,7 +124,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
 
 def _explain(error: Exception) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(str(error.format_message()), err=True)  # type: ignore[attr-defined]
+        say(str(error.format_message()))  # type: ignore[attr-defined]
         return ExitCode.USAGE
     if isinstance(error, _ClickError):
         context = getattr(error, "ctx", None)
@@ -147,8 +147,7 @@ def _explain(error: Exception) -> int:
 
 def _report(message: str, code: ExitCode) -> int:
     one_line = " ".join(message.split())
-    with contextlib.suppress(OSError):  # stderr is closed: the exit code still tells
-        typer.echo(f"audiotag: error: {one_line}".encode("utf-8", "backslashreplace"), err=True)
+    say(f"audiotag: error: {one_line}".encode("utf-8", "backslashreplace"))
     return code
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from audiotag.cli import options
+from audiotag.cli.status import say
 from audiotag.errors import DataError, UsageError
 from audiotag.published import DATASETS
 
@@ -85,4 +86,4 @@ def _check_calibrate(folder: Path | None) -> None:
 
 def _say(text: str, *, quiet: bool) -> None:
     if not quiet:
-        typer.echo(f"audiotag: {text}", err=True)
+        say(f"audiotag: {text}")

@@ -8,6 +8,8 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from glob import glob
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -123,25 +125,35 @@ def _devices() -> Iterator[Check]:
     if find_spec("torch") is None:
         yield Check("device cuda, mps", "absent", f"torch is not installed: {install_line('torch')}")
         return
+    for device in ("cuda", "mps"):
+        found = _tried(f"device {device}", partial(_describe_device, device))
+        yield found if found.status == "ok" else Check(found.what, "absent", found.detail)
+
+
+def _describe_device(device: str) -> str:
     from audiotag.engines.torch import check_device
 
-    for device in ("cuda", "mps"):
-        found = _tried(f"device {device}", lambda name=device: f"engine torch, {check_device(name)}")  # type: ignore[misc]
-        yield found if found.status == "ok" else Check(found.what, "absent", found.detail)
+    return f"engine torch, {check_device(device)}"
 
 
 def _cache() -> Check:
     from audiotag.hub import hub_cache
 
     folder = hub_cache()
-    n_models = len(list(folder.glob("models--*"))) if folder.is_dir() else 0
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        names = []
+    except OSError as error:  # mostly somebody else's, as after sudo -u
+        return Check("cache", "failed", f"{folder}: {error.strerror}. Set HF_HOME to a folder of your own")
+    n_models = sum(name.startswith("models--") for name in names)
     return Check("cache", "ok", f"{folder}, {n_models} models")
 
 
 def _tuning() -> Check:
     from audiotag.tuning import tuning_folder
 
-    n_kept = len(list(tuning_folder().glob("*.json")))
+    n_kept = len(glob("*.json", root_dir=tuning_folder()))
     if not n_kept:
         return Check("tuning", "absent", "engines choose their batches by rule; `audiotag bench --tune` measures")
     return Check("tuning", "ok", f"{tuning_folder()}, {n_kept} engines")

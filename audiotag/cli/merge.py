@@ -9,6 +9,7 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.progress import hours
+from audiotag.cli.status import say
 
 
 def merge(
@@ -28,4 +29,4 @@ def merge(
     whole = merge_outputs(outputs, out, mode="overwrite" if overwrite else "new")
     if not quiet:
         counts = ", ".join(f"{number:,} {status}" for status, number in whole["inputs"].items())
-        typer.echo(f"{len(outputs)} shards: {counts}; {hours(whole['seconds_of_audio'])} of audio", err=True)
+        say(f"{len(outputs)} shards: {counts}; {hours(whole['seconds_of_audio'])} of audio")

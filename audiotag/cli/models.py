@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from audiotag.cli import options
+from audiotag.cli.status import say
 from audiotag.errors import ExitCode, ModelError, UsageError
 from audiotag.hub import (
     DEFAULT,
@@ -222,7 +223,7 @@ def labels(
     known = LabelSet(config.labels)
     found = known.search(search or "")
     if search and not found:
-        typer.echo(f"audiotag: label {search!r}: {known.suggest(search)}", err=True)
+        say(f"audiotag: label {search!r}: {known.suggest(search)}")
     if form == "json":
         rows = [{"index": i, "label": config.labels[i], "threshold": config.thresholds[i]} for i in found]
         _echo(json.dumps(rows, indent=2, ensure_ascii=False))

@@ -43,10 +43,10 @@ def show_plan(
             continue
         if isinstance(item, Skipped):
             n_skipped += 1
-            typer.echo(f"skip  {visible(item.path)}  {item.reason}")
+            typer.echo(f"skip  {visible(item.path)}  {visible(item.reason)}".encode())
             continue
         length, n_rows, note = _length(item, tag_options)
-        typer.echo(f"tag   {visible(item.path)}  {note}")
+        typer.echo(f"tag   {visible(item.path)}  {note}".encode())
         n_inputs, n_bytes, seconds = n_inputs + 1, n_bytes + (item.size or 0), seconds + length
         n_windows += n_rows * _window_count(length, folder.config, tag_options)
     if n_inputs:

@@ -12,6 +12,7 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, TAG, record_of
+from audiotag.cli.status import say
 from audiotag.errors import ExitCode, NoInputsError, UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Found, Input, find_inputs, refuse_input_as_output, sources_of
@@ -84,7 +85,7 @@ def explain_empty(n_empty: int, n_inputs: int) -> None:
     """Tells people why there is nothing to see, and what to do."""
     if n_empty:
         how_many = f"{n_empty:,} of {n_inputs:,}"
-        typer.echo(f"audiotag: no label reached its threshold in {how_many}. A lower -t shows weaker ones", err=True)
+        say(f"audiotag: no label reached its threshold in {how_many}. A lower -t shows weaker ones")
 
 
 def check_labels(tag_options: TagOptions, folder: ModelFolder) -> None:

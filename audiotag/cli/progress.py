@@ -8,13 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from audiotag.cli.status import SECONDS_BETWEEN_LINES
+from audiotag.cli.status import SECONDS_BETWEEN_LINES, say
 from audiotag.inputs import Found, Input
 
 if TYPE_CHECKING:
@@ -76,7 +75,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal is gone
+                self._bar.stop()
             _log_to(sys.stderr)
 
     def _count(self) -> None:
@@ -114,7 +114,7 @@ class Progress:
             )
         elif self._shown and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            typer.echo(f"audiotag: {self._tail()}{self._left()}", err=True)
+            say(f"audiotag: {self._tail()}{self._left()}")
 
     def _tail(self) -> str:
         failed = f", {self._tally.n_failed:,} failed" if self._tally.n_failed else ""
@@ -136,7 +136,8 @@ def _open_bar() -> Any:
     columns = (progress.BarColumn(), progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[tail]}"))
     bar = progress.Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
     bar.add_task("", total=None, tail="")
-    bar.start()
+    with suppress(OSError):
+        bar.start()
     _log_to(sys.stderr)  # which Rich has replaced: lines appear above the bar
     return bar
 

@@ -1,11 +1,20 @@
-"""One line on stderr that says how far a command is."""
+"""What a command says on stderr, and the one line there that says how far it is."""
 
 from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
+
+import typer
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def say(line: str | bytes) -> None:
+    """Says a line; where nobody hears (a reader or a terminal that is gone, a full disk) the command goes on."""
+    with suppress(OSError):
+        typer.echo(line, err=True)
 
 
 class StatusLine:
@@ -21,5 +30,6 @@ class StatusLine:
             return
         self._last = time.monotonic()
         over, end = ("\r\033[K", "\n" if keep else "") if self._is_terminal else ("", "\n")
-        sys.stderr.write(f"{over}{line}{end}")
-        sys.stderr.flush()
+        with suppress(OSError):  # as in `say`
+            sys.stderr.write(f"{over}{line}{end}")
+            sys.stderr.flush()

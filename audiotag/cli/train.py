@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audiotag.cli import options
-from audiotag.cli.status import StatusLine
+from audiotag.cli.status import StatusLine, say
 from audiotag.config import TrainConfig
 from audiotag.errors import OutputError, UsageError
 from audiotag.hub import resolve_model
@@ -88,8 +88,8 @@ def train(
     if quiet:
         return
     figures = model.metrics["fp32"]
-    typer.echo(f"audiotag: {out}: {len(model.labels)} labels, macro mAP {figures['macro_map']:.3f}, "
-               f"top-1 hit rate {figures['top1']:.3f} on {figures['n_clips']} held-out clips", err=True)  # fmt: skip
+    say(f"audiotag: {out}: {len(model.labels)} labels, macro mAP {figures['macro_map']:.3f}, "
+        f"top-1 hit rate {figures['top1']:.3f} on {figures['n_clips']} held-out clips")  # fmt: skip
 
 
 def refit(
@@ -116,7 +116,7 @@ def refit(
     run(model, data, out, steps=steps, learning_rate=learning_rate, resume=resume, cache=cache,
         on_progress=shown.step, on_clip=shown.clip)  # fmt: skip
     if not quiet:
-        typer.echo(f"audiotag: {out}: learnt from all folds, keeps the figures of {model}", err=True)
+        say(f"audiotag: {out}: learnt from all folds, keeps the figures of {model}")
 
 
 def _refuse_to_overwrite(out: Path, *, resume: bool) -> None:

@@ -5,11 +5,15 @@ Activations lie channels-last, which the depth-wise and the 1 x 1 convolutions o
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from audiotag.engines import FloatArray
-from audiotag.errors import EngineError
+from audiotag.errors import EngineError, install_line
+
+try:
+    import torch
+    from torch import Tensor
+except (ImportError, OSError) as error:  # it is there, but a library of CUDA is not
+    raise EngineError(f"engine torch: torch does not import: {error}. {install_line('torch')}") from error
+
 from audiotag.network import AudioRepInceptionNeXt
 
 DTYPE_OF_PRECISION = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -25,6 +25,7 @@ from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 
+from audiotag.errors import EngineError
 from audiotag.pipeline.items import Given, Item, WindowItem
 from audiotag.pipeline.scorer import Scorer
 from audiotag.scores import ScoreArray
@@ -51,7 +52,11 @@ class CrewSize:
 
 
 class Crew:
-    """The threads of a run; they begin at once, and end with the inputs or with `stop`."""
+    """The threads of a run; they begin at once, and end with the inputs or with `stop`.
+
+    Raises:
+        EngineError: the system does not allow so many.
+    """
 
     def __init__(self, inputs: Iterator[Given], decode: _Decode, scorer: Scorer, size: CrewSize) -> None:
         self._inputs = enumerate(inputs)
@@ -70,14 +75,20 @@ class Crew:
         self._waiting: deque[Item] = deque()  # decoded, and in no batch yet
         self._n_windows = 0  # among them
         self._batches: SimpleQueue[_Batch | None] = SimpleQueue()  # that the caller has not got
-        # Daemons: a thread that blocks in a read of stdin must not keep the process from ending.
-        self._threads = [
-            threading.Thread(target=self._work, name=f"audiotag-{number}", daemon=True)
-            for number in range(size.n_threads)
-        ]
+        self._threads: list[threading.Thread] = []
         _running.add(self)
-        for thread in self._threads:
-            thread.start()
+        try:
+            for number in range(size.n_threads):
+                # A daemon: a thread that blocks in a read of stdin must not keep the process from ending.
+                thread = threading.Thread(target=self._work, name=f"audiotag-{number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except RuntimeError as error:  # a limit of memory or processes, as ulimit and containers set
+            self.stop()
+            raise EngineError(
+                f"threads: only {number} of {size.n_threads} could be started: {error}. "
+                "Use smaller --workers and --threads, or allow this process more"
+            ) from error
 
     def scored_items(self) -> Iterator[tuple[Item, ScoreArray | None]]:
         """All items, windows with their scores `[class]`; an error of a thread comes after what was decoded before."""
