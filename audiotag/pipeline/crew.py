@@ -52,7 +52,7 @@ class CrewSize:
 
 
 class Crew:
-    """The threads of a run; they begin at once, and end with the inputs or with `stop`."""
+    """The threads of a run; they begin when its items are asked for, and end with the inputs or with `stop`."""
 
     def __init__(self, inputs: Iterator[Input], decode: _Decode, scorer: Scorer, size: CrewSize) -> None:
         self._inputs = enumerate(inputs)
@@ -76,12 +76,12 @@ class Crew:
             threading.Thread(target=self._work, name=f"audiotag-{number}", daemon=True)
             for number in range(size.n_threads)
         ]
-        _running.add(self)
-        for thread in self._threads:
-            thread.start()
 
     def scored_items(self) -> Iterator[tuple[Item, ScoreArray | None]]:
         """All items, windows with their scores `[class]`; an error of a thread comes after what was decoded before."""
+        _running.add(self)
+        for thread in self._threads:
+            thread.start()
         while (batch := self._batches.get()) is not None:
             with self._news:
                 self._news.notify_all()  # there is room for another one
@@ -98,18 +98,18 @@ class Crew:
             self._news.notify_all()
 
     def stop(self) -> None:
-        """Ends the threads, in the middle of a clip too."""
-        _running.discard(self)
+        """Ends the threads, in the middle of a clip too, and where an interrupt let only some of them begin."""
         with self._news:
             self._is_stopped = True
             self._news.notify_all()
             self._news.wait_for(lambda: not self._n_computing)
-        for thread in self._threads:
+        for thread in filter(threading.Thread.is_alive, self._threads):
             thread.join(JOIN_SECONDS)
         with self._news:
             clips = tuple(self._idle)  # a thread that was not waited for may put its clip back
         for clip in clips:
             clip.close()
+        _running.discard(self)  # last: where an interrupt ends this early, it is done again when Python ends
 
     # --- what a thread does ---
 
