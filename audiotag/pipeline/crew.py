@@ -15,6 +15,7 @@ One thread at a time is at a clip, so that its windows stay in order.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
 from collections import deque
@@ -59,6 +60,7 @@ class Crew:
         self._decode = decode
         self._scorer = scorer
         self._size = size
+        self._process = os.getpid()
         self._news = threading.Condition()  # it guards all that follows
         self._is_asking = False  # a thread asks for the next input, which may take long
         self._is_over = False  # no input follows
@@ -99,6 +101,8 @@ class Crew:
 
     def stop(self) -> None:
         """Ends the threads, in the middle of a clip too, and where an interrupt let only some of them begin."""
+        if os.getpid() != self._process:
+            return  # a fork, which has none of the threads
         with self._news:
             self._is_stopped = True
             self._news.notify_all()
