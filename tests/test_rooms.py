@@ -164,3 +164,8 @@ for result in audiotag.load().tag_many(["a.wav"]):
     print(result.error if result.status == "failed" else result.duration)
 """
     assert type_errors(code, tmp_path) == []
+
+
+def test_a_type_checker_takes_no_name_that_is_not_public(tmp_path: Path) -> None:
+    expected = ['Module has no attribute "Tager"; maybe "Tagger"?  [attr-defined]']
+    assert type_errors("import audiotag\naudiotag.Tager\n", tmp_path) == expected
