@@ -35,11 +35,13 @@ __all__ = [  # noqa: RUF022 - the order of the README
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    """Resolves a public name on first use (PEP 562), so that `import audiotag` costs nothing."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'audiotag' has no attribute {name!r}")
-    return getattr(import_module(f"audiotag.{_MODULE_OF[name]}"), name)
+if not TYPE_CHECKING:  # a checker that sees this takes any name for a public one
+
+    def __getattr__(name: str) -> Any:
+        """Resolves a public name on first use (PEP 562), so that `import audiotag` costs nothing."""
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'audiotag' has no attribute {name!r}")
+        return getattr(import_module(f"audiotag.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

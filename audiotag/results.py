@@ -106,7 +106,7 @@ class ClipResult:
     warning: str | None = None
 
     @property
-    def status(self) -> Status:
+    def status(self) -> Literal["ok", "empty"]:
         """`ok`, or `empty` where no label reached its threshold."""
         return "ok" if self.tags else "empty"
 
@@ -139,7 +139,7 @@ class Failure:
     error: str
 
     @property
-    def status(self) -> Status:
+    def status(self) -> Literal["failed"]:
         """Always `failed`."""
         return "failed"
 

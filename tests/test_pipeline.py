@@ -17,7 +17,7 @@ from conftest import assert_no_threads_left
 from audiotag.engines import FloatArray
 from audiotag.errors import EngineError
 from audiotag.inputs import Input
-from audiotag.pipeline.crew import BATCHES_AHEAD, MAX_CLIPS_AHEAD, Crew, CrewSize
+from audiotag.pipeline.crew import BATCHES_AHEAD, MAX_CLIPS_AHEAD, Crew, CrewSize, _stop_all
 from audiotag.pipeline.items import ClipEnd, Item, WindowItem
 from audiotag.pipeline.scorer import Scorer
 from audiotag.scores import ScoreArray
@@ -79,11 +79,13 @@ def inputs_named(n: int) -> Iterator[Input]:
 def run(crew: Crew) -> list[tuple[Item, ScoreArray | None]]:
     """Everything, each clip leaving as soon as its end comes."""
     found = []
-    for item, scores in crew.scored_items():
-        found.append((item, scores))
-        if isinstance(item, ClipEnd):
-            crew.clip_is_out()
-    crew.stop()
+    try:
+        for item, scores in crew.scored_items():
+            found.append((item, scores))
+            if isinstance(item, ClipEnd):
+                crew.clip_is_out()
+    finally:
+        crew.stop()
     return found
 
 
@@ -230,6 +232,35 @@ def test_threads_that_cannot_be_started_end_those_that_were(monkeypatch: pytest.
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_two)
-    with pytest.raises(EngineError, match="only 2 of 5 could be started"):
-        FakeWork([100_000] * 9).crew(decoding=5)
+    with pytest.raises(EngineError, match="not all 5 could be started"):
+        run(FakeWork([100_000] * 9).crew(decoding=5))
     assert_no_threads_left()
+
+
+def test_an_interrupt_while_threads_begin_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def interrupted_start(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted_start)
+    with pytest.raises(KeyboardInterrupt):
+        run(FakeWork([100_000]).crew())
+    assert_no_threads_left()
+
+
+def test_a_stop_that_is_interrupted_is_done_again_when_python_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    crew = FakeWork([100_000], score_seconds=0.3).crew()
+    next(crew.scored_items())
+    with monkeypatch.context() as patched:
+        patched.setattr(crew._news, "wait_for", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            crew.stop()
+    _stop_all()
+    assert_no_threads_left()
+
+
+def interrupt(until: object) -> None:
+    raise KeyboardInterrupt

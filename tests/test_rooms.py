@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,3 +147,25 @@ def test_the_public_names_are_the_nine_of_the_readme() -> None:
 def test_a_public_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Tager'"):
         _ = audiotag.Tager
+
+
+def type_errors(code: str, folder: Path) -> list[str]:
+    """What a type checker says of code that uses the library."""
+    (folder / "code.py").write_text(code)
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", folder / "code.py"]
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    return [line.rpartition("error: ")[2] for line in (done.stdout + done.stderr).splitlines()]
+
+
+def test_the_status_of_a_result_tells_a_type_checker_what_it_is(tmp_path: Path) -> None:
+    code = """
+import audiotag
+for result in audiotag.load().tag_many(["a.wav"]):
+    print(result.error if result.status == "failed" else result.duration)
+"""
+    assert type_errors(code, tmp_path) == []
+
+
+def test_a_type_checker_takes_no_name_that_is_not_public(tmp_path: Path) -> None:
+    expected = ['Module has no attribute "Tager"; maybe "Tagger"?  [attr-defined]']
+    assert type_errors("import audiotag\naudiotag.Tager\n", tmp_path) == expected

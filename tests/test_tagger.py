@@ -520,6 +520,22 @@ def test_python_ends_quietly_with_results_left_open(write_wav: WriteWav) -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
+FORKED = """
+import os, sys, audiotag
+results = audiotag.load("default", device="cpu").tag_many([sys.argv[1]] * 2000)
+for result, _ in zip(results, range(10)):
+    if os.fork() == 0:
+        sys.exit(7)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_in_the_midst_of_a_run_does_not_wait_for_threads_that_it_has_not(write_wav: WriteWav) -> None:
+    path = write_wav("a.wav", noise(seconds=5.0, sample_rate=44100), sample_rate=44100)
+    assert subprocess.run([sys.executable, "-c", FORKED, path], timeout=60).returncode == 0
+
+
 # --- the choice of an engine ---
 
 

@@ -15,6 +15,7 @@ One thread at a time is at a clip, so that its windows stay in order.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
 from collections import deque
@@ -52,17 +53,14 @@ class CrewSize:
 
 
 class Crew:
-    """The threads of a run; they begin at once, and end with the inputs or with `stop`.
-
-    Raises:
-        EngineError: the system does not allow so many.
-    """
+    """The threads of a run; they begin when its items are asked for, and end with the inputs or with `stop`."""
 
     def __init__(self, inputs: Iterator[Given], decode: _Decode, scorer: Scorer, size: CrewSize) -> None:
         self._inputs = enumerate(inputs)
         self._decode = decode
         self._scorer = scorer
         self._size = size
+        self._process = os.getpid()
         self._news = threading.Condition()  # it guards all that follows
         self._is_asking = False  # a thread asks for the next input, which may take long
         self._is_over = False  # no input follows
@@ -75,23 +73,19 @@ class Crew:
         self._waiting: deque[Item] = deque()  # decoded, and in no batch yet
         self._n_windows = 0  # among them
         self._batches: SimpleQueue[_Batch | None] = SimpleQueue()  # that the caller has not got
-        self._threads: list[threading.Thread] = []
-        _running.add(self)
-        try:
-            for number in range(size.n_threads):
-                # A daemon: a thread that blocks in a read of stdin must not keep the process from ending.
-                thread = threading.Thread(target=self._work, name=f"audiotag-{number}", daemon=True)
-                thread.start()
-                self._threads.append(thread)
-        except RuntimeError as error:  # a limit of memory or processes, as ulimit and containers set
-            self.stop()
-            raise EngineError(
-                f"threads: only {number} of {size.n_threads} could be started: {error}. "
-                "Use smaller --workers and --threads, or allow this process more"
-            ) from error
+        # Daemons: a thread that blocks in a read of stdin must not keep the process from ending.
+        self._threads = [
+            threading.Thread(target=self._work, name=f"audiotag-{number}", daemon=True)
+            for number in range(size.n_threads)
+        ]
 
     def scored_items(self) -> Iterator[tuple[Item, ScoreArray | None]]:
-        """All items, windows with their scores `[class]`; an error of a thread comes after what was decoded before."""
+        """All items, windows with their scores `[class]`; an error of a thread comes after what was decoded before.
+
+        Raises:
+            EngineError: the system does not allow so many threads.
+        """
+        self._start()
         while (batch := self._batches.get()) is not None:
             with self._news:
                 self._news.notify_all()  # there is room for another one
@@ -101,6 +95,17 @@ class Crew:
         if self._error is not None:
             raise self._error
 
+    def _start(self) -> None:
+        _running.add(self)
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:  # a limit of memory or processes, as ulimit and containers set
+            raise EngineError(
+                f"threads: not all {len(self._threads)} could be started: {error}. "
+                "Use smaller --workers and --threads, or allow this process more"
+            ) from error
+
     def clip_is_out(self) -> None:
         """A clip's results have left: one more may be begun."""
         with self._news:
@@ -108,18 +113,20 @@ class Crew:
             self._news.notify_all()
 
     def stop(self) -> None:
-        """Ends the threads, in the middle of a clip too."""
-        _running.discard(self)
+        """Ends the threads, in the middle of a clip too, and where an interrupt let only some of them begin."""
+        if os.getpid() != self._process:
+            return  # a fork, which has none of the threads
         with self._news:
             self._is_stopped = True
             self._news.notify_all()
             self._news.wait_for(lambda: not self._n_computing)
-        for thread in self._threads:
+        for thread in filter(threading.Thread.is_alive, self._threads):
             thread.join(JOIN_SECONDS)
         with self._news:
             clips = tuple(self._idle)  # a thread that was not waited for may put its clip back
         for clip in clips:
             clip.close()
+        _running.discard(self)  # last: where an interrupt ends this early, it is done again when Python ends
 
     # --- what a thread does ---
 
