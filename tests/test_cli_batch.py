@@ -445,6 +445,24 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_names_of_strangers_reach_the_terminal_as_text_on_stderr_and_in_plans(
+    run_audiotag: RunAudiotag, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    title, turned = "\x1b]0;gone\x07", "\u202egnp"
+    (tmp_path / "in" / f"{title}{turned}.wav").write_text("no sound")
+    (tmp_path / "in" / f"notes.{title}").write_text("no sound")
+    (tmp_path / f"{title}.csv").mkdir()
+    warned = run_audiotag("batch", "in", "--out", "out.csv")
+    planned = run_audiotag("batch", "in", "--dry-run")
+    refused = run_audiotag("batch", "in", "--out", f"{title}.csv")
+    assert "in/\\x1b]0;gone\\x07\\u202egnp.wav: not decodable" in warned.stderr
+    assert "suffix of audio or video: .\\x1b]0;gone\\x07\n" in planned.stdout
+    assert refused.stderr.startswith("audiotag: error: \\x1b]0;gone\\x07.csv: is a folder")
+    shown = warned.stderr + planned.stdout + refused.stderr
+    assert all(character.isprintable() or character == "\n" for character in shown)
+
+
 @pytest.mark.parametrize(
     ("arguments", "n_windows"),
     [([], 22), (["--max-windows", "3"], 4), (["--duration", "2"], 6), (["--start", "9.5"], 2), (["--hop", "1"], 12)],

@@ -28,7 +28,7 @@ from audiotag.cli.reformat import reformat
 from audiotag.cli.report import report
 from audiotag.cli.train import refit, train
 from audiotag.errors import EXTRA_OF_PACKAGE, AudiotagError, ExitCode, install_line
-from audiotag.writers import output_error
+from audiotag.writers import output_error, visible
 
 # Newer Typer releases carry their own copy of click, older ones import it; both are reached from a public name.
 _ClickError: Any = typer.BadParameter.__mro__[2]  # BadParameter, UsageError, ClickException
@@ -146,9 +146,9 @@ def _explain(error: Exception) -> int:
 
 
 def _report(message: str, code: ExitCode) -> int:
-    one_line = " ".join(message.split())
+    one_line = visible(" ".join(message.split()))
     with contextlib.suppress(OSError):  # stderr is closed: the exit code still tells
-        typer.echo(f"audiotag: error: {one_line}".encode("utf-8", "backslashreplace"), err=True)
+        typer.echo(f"audiotag: error: {one_line}".encode(), err=True)
     return code
 
 

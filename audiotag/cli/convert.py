@@ -10,6 +10,7 @@ import typer
 from audiotag.cli import options
 from audiotag.errors import DataError, UsageError
 from audiotag.published import DATASETS
+from audiotag.writers import visible
 
 Calibrate = Annotated[
     Path | None, typer.Option("--calibrate", metavar="FOLDER", help="Audio that int8 finds its ranges with.")
@@ -85,4 +86,4 @@ def _check_calibrate(folder: Path | None) -> None:
 
 def _say(text: str, *, quiet: bool) -> None:
     if not quiet:
-        typer.echo(f"audiotag: {text}", err=True)
+        typer.echo(f"audiotag: {visible(text)}", err=True)

@@ -43,7 +43,7 @@ def show_plan(
             continue
         if isinstance(item, Skipped):
             n_skipped += 1
-            typer.echo(f"skip  {visible(item.path)}  {item.reason}")
+            typer.echo(f"skip  {visible(item.path)}  {visible(item.reason)}")
             continue
         length, n_rows, note = _length(item, tag_options)
         typer.echo(f"tag   {visible(item.path)}  {note}")
