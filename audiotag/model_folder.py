@@ -119,6 +119,8 @@ def open_model_folder(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device, which may never end
+            raise ModelError(f"{path}: is no file. Fetch or make the model again")
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ModelError(f"{path}: is larger than {MAX_JSON_BYTES} bytes, which no configuration is")
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -124,6 +124,14 @@ def test_a_broken_file_is_a_model_error(folder: Path, name: str, content: bytes)
         open_model_folder(folder)
 
 
+@pytest.mark.parametrize("name", [CONFIG, PREPROCESSOR])
+def test_a_link_to_a_device_that_never_ends_is_no_configuration(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/null")  # as /dev/zero, but for a test that fails
+    with pytest.raises(ModelError, match=f"{name}: is no file"):
+        open_model_folder(folder)
+
+
 def test_another_architecture_is_named_even_without_our_second_file(folder: Path) -> None:
     (folder / PREPROCESSOR).unlink()
     change(folder / CONFIG, lambda c: c.update(architectures=["Wav2Vec2ForCTC"]))
