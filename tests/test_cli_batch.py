@@ -445,6 +445,21 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["tags.json.journal", "tags.json.journal.ndjson", "tags.json.partial", "tags.json.run.json.partial"],
+)
+def test_a_link_where_our_files_lie_does_not_overwrite_what_it_leads_to(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, tmp_path: Path, name: str
+) -> None:
+    write_wav("in/a.wav", tone())
+    (tmp_path / "precious").write_text("keys")
+    (tmp_path / name).symlink_to("precious")
+    ran = run_audiotag("batch", "in", "--out", "tags.json", "--overwrite")
+    assert (ran.code, (tmp_path / "precious").read_text()) == (1, "keys")
+    assert last_line(ran).startswith(f"audiotag: error: {name}: ")
+
+
 def test_names_of_strangers_reach_the_terminal_as_text_on_stderr_and_in_plans(
     run_audiotag: RunAudiotag, tmp_path: Path
 ) -> None:
