@@ -44,6 +44,7 @@ MAX_BLOCKS = 1000
 MAX_KERNEL = 1001
 MAX_PARAMETERS = 1_000_000_000
 MAX_N_FFT = 2**18
+MAX_MEL_VALUES = 100_000_000  # of a window's log-mel, and of mels times n_fft, of which the filterbank has half
 MAX_SAMPLE_RATE = 1_000_000  # Hz
 # What comes of JSON that does not describe a model.
 CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
@@ -118,6 +119,8 @@ def open_model_folder(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device, which may never end
+            raise ModelError(f"{path}: is no file. Fetch or make the model again")
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ModelError(f"{path}: is larger than {MAX_JSON_BYTES} bytes, which no configuration is")
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -229,6 +232,8 @@ def check_sizes(network: NetworkConfig, window: WindowConfig, frontend: FrontEnd
         raise ValueError(f"a window of {window.n_samples} samples is out of all proportion")
     if frontend.n_fft > MAX_N_FFT or frontend.n_mels > frontend.n_fft or frontend.sample_rate > MAX_SAMPLE_RATE:
         raise ValueError("the front-end's n_fft, n_mels or sample_rate is out of all proportion")
+    if frontend.n_mels * max(frontend.n_fft, window.n_frames) > MAX_MEL_VALUES:
+        raise ValueError(f"{frontend.n_mels} mels of {window.n_frames} frames are out of all proportion")
 
 
 def write_configs(path: Path, config: ModelConfig) -> None:

@@ -196,9 +196,10 @@ def load_fused(path: Path, config: NetworkConfig) -> AudioRepInceptionNeXt:
         tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: not a readable safetensors file: {error}. Fetch or make the model again") from error
-    network = fuse(AudioRepInceptionNeXt(config))
+    with torch.device("meta"):  # no memory for what the file may not hold
+        network = fuse(AudioRepInceptionNeXt(config))
     check_tensors(tensors, network.state_dict(), where=str(path), error=ModelError)
-    network.load_state_dict(tensors)
+    network.to_empty(device="cpu").load_state_dict(tensors)
     return network
 
 

@@ -91,6 +91,8 @@ def _values(data: bytes, name: str) -> Iterator[Any]:
         raise _not_a_result(name, "its JSON") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: is not UTF-8. Give what --format ndjson or json wrote") from error
+    except ValueError as error:  # a number of more digits than Python takes
+        raise _not_a_result(name, "its JSON") from error
 
 
 def _records_of_lines(lines: Iterable[bytes], name: str) -> Iterator[_Placed]:

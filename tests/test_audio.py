@@ -602,6 +602,17 @@ def test_a_valid_header_with_zero_samples_is_no_error(suffix: str, tmp_path: Pat
     assert samples_of(path, sample_rate=32000).shape == (1, 0)
 
 
+def test_a_header_that_leads_beyond_all_files_writes_nothing_to_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(write_audio(tmp_path / "whole.caf", tone(), 8000).read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 8] = (1 << 62).to_bytes(8, "big")
+    (tmp_path / "far.caf").write_bytes(content)
+    assert samples_of(tmp_path / "far.caf").shape == (1, 8000)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".flac", ".mp3"])
 def test_a_broken_tail_leaves_what_comes_before_and_a_warning(suffix: str, tmp_path: Path) -> None:
     whole_path = write_audio(tmp_path / f"whole{suffix}", noise(seconds=4, sample_rate=RATE), RATE)

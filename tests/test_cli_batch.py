@@ -256,8 +256,8 @@ def test_resume_of_a_finished_run_picks_up_what_was_added_and_changed(
     write_wav("in/b.wav", noise())
     write_wav("in/sub/a.wav", noise(seed=2))
     ran = run_audiotag("batch", "in", "--out", f"out.{suffix}", "--resume", "--no-progress")
-    first = ran.stderr.splitlines()[0]
-    assert first == "audiotag: warning: in/sub/a.wav: has changed since it was tagged; it is done again"
+    told = "audiotag: warning: in/sub/a.wav: has changed since it was tagged; it is done again"
+    assert told in ran.stderr.splitlines()
     assert last_line(ran).startswith("5 ok, 0 empty, 1 failed;")
     assert [line for line in ran.stderr.splitlines() if "broken" in line], "what failed is tried again"
     run_audiotag("batch", "in", "--out", f"whole.{suffix}", "-q")
@@ -472,6 +472,39 @@ def test_dry_run_shows_every_name_also_where_stdout_is_not_utf_8(sounds: Path) -
     assert (done.returncode, done.stderr) == (0, "")
     assert r"skip  in/text.\udcff\n  not a suffix of audio or video: .\udcff\n" in done.stdout.splitlines()
     assert "tag   in/日本.wav  cannot be read: is empty (0 bytes)" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tags.json.journal", "tags.json.journal.ndjson", "tags.json.partial", "tags.json.run.json.partial"],
+)
+def test_a_link_where_our_files_lie_does_not_overwrite_what_it_leads_to(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, tmp_path: Path, name: str
+) -> None:
+    write_wav("in/a.wav", tone())
+    (tmp_path / "precious").write_text("keys")
+    (tmp_path / name).symlink_to("precious")
+    ran = run_audiotag("batch", "in", "--out", "tags.json", "--overwrite")
+    assert (ran.code, (tmp_path / "precious").read_text()) == (1, "keys")
+    assert last_line(ran).startswith(f"audiotag: error: {name}: ")
+
+
+def test_names_of_strangers_reach_the_terminal_as_text_on_stderr_and_in_plans(
+    run_audiotag: RunAudiotag, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    title, turned = "\x1b]0;gone\x07", "\u202egnp"
+    (tmp_path / "in" / f"{title}{turned}.wav").write_text("no sound")
+    (tmp_path / "in" / f"notes.{title}").write_text("no sound")
+    (tmp_path / f"{title}.csv").mkdir()
+    warned = run_audiotag("batch", "in", "--out", "out.csv")
+    planned = run_audiotag("batch", "in", "--dry-run")
+    refused = run_audiotag("batch", "in", "--out", f"{title}.csv")
+    assert "in/\\x1b]0;gone\\x07\\u202egnp.wav: not decodable" in warned.stderr
+    assert "suffix of audio or video: .\\x1b]0;gone\\x07\n" in planned.stdout
+    assert refused.stderr.startswith("audiotag: error: \\x1b]0;gone\\x07.csv: is a folder")
+    shown = warned.stderr + planned.stdout + refused.stderr
+    assert all(character.isprintable() or character == "\n" for character in shown)
 
 
 @pytest.mark.parametrize(

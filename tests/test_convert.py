@@ -373,6 +373,7 @@ def test_a_wrong_option_is_one_line_and_no_folder(
 @pytest.mark.parametrize(("text", "message"), [
     ("TRAIN: [", "cfg is not readable"),
     ("- 1", "it is no mapping"),
+    ("A: &a x\nB: [" + "*a, " * 30 + "]", "more than 20 aliases"),
     ("TRAIN: {DATASET: kinetics}", "unknown data set 'kinetics'"),
     ("TRAIN: {DATASET: nsynth}", "no AUDIO_DATA.SAMPLING_RATE"),
     ("!!python/object/apply:os.system ['true']", "cfg is not readable"),

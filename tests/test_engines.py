@@ -118,6 +118,18 @@ def test_a_graph_that_does_not_fit_the_configuration_is_a_model_error(tiny_model
         OnnxEngine(tiny_model_folder / "onnx/model.onnx", replace(TINY_CONFIG, frontend=frontend), precision="fp32")
 
 
+def test_a_graph_that_gives_other_rows_than_it_declares_is_an_engine_error(
+    tiny_model_folder: Path, log_mels: FloatArray, tmp_path: Path
+) -> None:
+    model = onnx.load(tiny_model_folder / "onnx/model.onnx")
+    model.graph.node[-1].output[0] = "rows"
+    model.graph.node.append(onnx.helper.make_node("ReduceMean", ["rows"], ["logits"], axes=[0]))
+    onnx.save(model, tmp_path / "model.onnx")
+    engine = OnnxEngine(tmp_path / "model.onnx", TINY_CONFIG, precision="fp32")
+    with pytest.raises(EngineError, match=r"gives \(1, 3\) for 4 windows"):
+        engine(log_mels)
+
+
 def test_a_device_that_torch_does_not_have_is_an_engine_error(tiny_model_folder: Path) -> None:
     missing = "cuda:99" if torch.cuda.is_available() else "cuda"
     with pytest.raises(EngineError, match=f"device {missing}: "):

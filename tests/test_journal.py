@@ -140,6 +140,17 @@ def test_a_journal_may_end_anywhere(out: Path, tmp_path: Path, n_bytes: int) -> 
     assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
 
 
+@pytest.mark.parametrize(
+    "line", [{}, {"path": 5, "end": 1}, {"path": "x", "end": "1"}, {"path": "x", "end": 1}, {"path": [], "end": 1}]
+)
+def test_a_journal_of_somebody_else_s_making_is_refused(out: Path, line: dict[str, object]) -> None:
+    interrupt(out, INPUTS, after=4, mode="new")
+    with journal_path(out).open("a") as journal:
+        journal.write(json.dumps(line) + "\n")
+    with pytest.raises(OutputError, match=r"\.journal: is not as it was written\. Begin anew with --overwrite"):
+        finish(out, INPUTS)
+
+
 def test_added_inputs_are_picked_up_in_their_place(out: Path, tmp_path: Path) -> None:
     interrupt(out, [INPUTS[1], INPUTS[4]], after=2, mode="new")
     assert finish(out, INPUTS) == ["a.wav", "c.wav", "d.wav", "f.wav"]

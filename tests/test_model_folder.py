@@ -103,6 +103,8 @@ def test_dirt_seen_on_the_hub_is_survived_with_one_warning(
         (PREPROCESSOR, lambda c: c["window"].update(n_samples=10**15), "out of all proportion"),
         (PREPROCESSOR, lambda c: c["frontend"].update(n_fft=2**40, win_length=200), "out of all proportion"),
         (PREPROCESSOR, lambda c: c["frontend"].update(n_mels=10**9), "out of all proportion"),
+        (PREPROCESSOR, lambda c: c["frontend"].update(n_fft=2**18, n_mels=2**15), "out of all proportion"),
+        (PREPROCESSOR, lambda c: c["window"].update(n_samples=10**8, n_frames=10**8), "out of all proportion"),
         (PREPROCESSOR, lambda c: c["frontend"].update(colour="red"), "unknown key 'colour'"),
     ],
 )
@@ -119,6 +121,14 @@ def test_what_is_not_ours_or_out_of_proportion_is_refused(
 def test_a_broken_file_is_a_model_error(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(ModelError, match=name):
+        open_model_folder(folder)
+
+
+@pytest.mark.parametrize("name", [CONFIG, PREPROCESSOR])
+def test_a_link_to_a_device_that_never_ends_is_no_configuration(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/null")  # as /dev/zero, but for a test that fails
+    with pytest.raises(ModelError, match=f"{name}: is no file"):
         open_model_folder(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,12 @@ def test_a_file_that_does_not_fit_names_the_tensor(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"'head.weight' has shape \[5, 32\], the configuration wants \[6, 32\]"):
         load_fused(tmp_path / "model.safetensors", NetworkConfig(n_labels=6, width=4, depths=(1, 2, 1, 1),
                                                                  kernel_sizes=(7, 5, 3)))  # fmt: skip
+
+
+def test_a_network_that_the_file_does_not_hold_takes_no_memory(tmp_path: Path) -> None:
+    save_fused(fuse(randomised(TINY)), tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"the configuration wants \[100000000000000, 32\]"):
+        load_fused(tmp_path / "model.safetensors", replace(TINY, n_labels=10**14))
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 64])

@@ -120,6 +120,7 @@ def test_it_is_a_filter(run_audiotag: RunAudiotag) -> None:
         ('{"path": "a.wav", "status": "failed", "error": null}\n', "line 1 is no result"),
         ("[" * 100_000 + "\n", "line 1 is no result"),
         ('{"path":\n' + "[" * 100_000, "is no result"),
+        ('{"path":\n' + "9" * 5000, "is no result"),
     ],
 )
 def test_what_is_no_result_is_one_line_and_no_file(

@@ -104,6 +104,18 @@ def test_doctor_without_a_model_says_so_and_fails(run_audiotag: RunAudiotag, tmp
     assert ran.stdout.splitlines()[-1].startswith("!!  model ")
 
 
+def test_doctor_and_export_show_the_name_of_a_stranger_s_folder_as_text(
+    run_audiotag: RunAudiotag, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model_folder, tmp_path / "\x1b[31mred")
+    looked = run_audiotag("doctor", "--model", tmp_path / "\x1b[31mred")
+    verified = run_audiotag("export", "--verify", tmp_path / "\x1b[31mred")
+    assert (looked.code, verified.code) == (0, 0)
+    assert "\\x1b[31mred" in looked.stdout
+    assert "\\x1b[31mred: ONNX Runtime follows" in verified.stderr
+    assert "\x1b" not in looked.stdout + verified.stderr
+
+
 def test_doctor_says_which_package_is_missing_and_goes_on(
     run_audiotag: RunAudiotag, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import math
@@ -74,7 +75,7 @@ class AvDecoder:
         """(Re)opens the container and decodes its first frame."""
         try:
             self._container = av.open(
-                self._file, "r", metadata_errors="replace", io_open=_open_nothing,
+                _WithoutTracebacks(self._file), "r", metadata_errors="replace", io_open=_open_nothing,
                 container_options={"format_whitelist": ",".join(AV_FORMATS)},
             )  # fmt: skip
             stream = self._container.streams.best("audio")
@@ -264,6 +265,23 @@ class AvDecoder:
         self._container.close()
         if self._owned:
             self._file.close()
+
+
+class _WithoutTracebacks:
+    """A file for PyAV 18.1, which writes a traceback to stderr wherever a header leads FFmpeg to a place too far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Goes there, or gives FFmpeg its error code."""
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -errno.EINVAL
 
 
 def _path_of(file: BinaryIO) -> str | None:

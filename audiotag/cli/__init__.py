@@ -124,7 +124,8 @@ def _run(arguments: list[str], *, debug: bool) -> int:
 
 def _explain(error: Exception) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
-        say(str(error.format_message()))  # type: ignore[attr-defined]
+        for line in str(error.format_message()).splitlines():  # type: ignore[attr-defined]
+            say(line)
         return ExitCode.USAGE
     if isinstance(error, _ClickError):
         context = getattr(error, "ctx", None)
@@ -146,8 +147,7 @@ def _explain(error: Exception) -> int:
 
 
 def _report(message: str, code: ExitCode) -> int:
-    one_line = " ".join(message.split())
-    say(f"audiotag: error: {one_line}".encode("utf-8", "backslashreplace"))
+    say(f"audiotag: error: {' '.join(message.split())}")
     return code
 
 

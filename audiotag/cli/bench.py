@@ -10,6 +10,7 @@ import typer
 from audiotag import __version__
 from audiotag.cli import options
 from audiotag.errors import UsageError
+from audiotag.writers import visible
 
 if TYPE_CHECKING:
     from audiotag.benchmark import Measure
@@ -47,7 +48,8 @@ def bench(
         about = {"audiotag": __version__, "model": folder.name, "machine": benchmark.machine()}
         typer.echo(json.dumps({**about, "measures": shown}, indent=2))
         return
-    typer.echo(f"{'stage':<14} {'ms a clip':>9} {'x real time':>11} {'share':>6}  of a clip of 5 s, {folder.name}")
+    columns = f"{'stage':<14} {'ms a clip':>9} {'x real time':>11} {'share':>6}"
+    typer.echo(f"{columns}  of a clip of 5 s, {visible(folder.name)}")
     for found in measure(folder):
         typer.echo(_line(found))
 

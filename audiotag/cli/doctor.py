@@ -22,6 +22,7 @@ from audiotag.cli import options
 from audiotag.errors import AudiotagError, ExitCode, UsageError, install_line
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS
 from audiotag.options import core_count
+from audiotag.writers import visible
 
 CORE_PACKAGES = ("numpy", "scipy", "soundfile", "soxr", "av", "onnxruntime", "huggingface_hub", "typer", "rich")
 OPTIONAL_PACKAGES = ("torch", "safetensors", "onnx", "pyarrow")
@@ -73,8 +74,7 @@ def doctor(
 def _show_rows(checks: Iterator[Check]) -> Iterator[Check]:
     for check in checks:
         mark = {"ok": "ok", "absent": "--", "failed": "!!"}[check.status]
-        line = f"{mark}  {check.what:<18} {check.detail}"
-        typer.echo(line.encode("utf-8", "backslashreplace"))
+        typer.echo(f"{mark}  {check.what:<18} {visible(check.detail)}".encode())
         yield check
 
 

@@ -19,7 +19,7 @@ from audiotag.errors import UsageError
 from audiotag.inputs import Shard, parse_shard
 from audiotag.options import AGGREGATES, CHANNELS, ENGINES, PRECISIONS, EngineOptions, EventOptions, TagOptions
 from audiotag.thresholds import read_thresholds
-from audiotag.writers import FORMATS
+from audiotag.writers import FORMATS, visible
 
 DEVICES = ("auto", "cpu", "cuda", "mps")  # what completion offers; cuda:N is taken too
 
@@ -111,8 +111,7 @@ def set_verbosity(*, quiet: bool, verbose: bool) -> None:
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        line = " ".join(f"audiotag: {level}{record.getMessage()}".split())
-        return line.encode("utf-8", "backslashreplace").decode("utf-8")
+        return visible(" ".join(f"audiotag: {level}{record.getMessage()}".split()))
 
 
 # --- what is tagged ---

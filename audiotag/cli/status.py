@@ -8,13 +8,15 @@ from contextlib import suppress
 
 import typer
 
+from audiotag.writers import visible
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def say(line: str | bytes) -> None:
+def say(line: str) -> None:
     """Says a line; where nobody hears (a reader or a terminal that is gone, a full disk) the command goes on."""
     with suppress(OSError):
-        typer.echo(line, err=True)
+        typer.echo(visible(line).encode(), err=True)
 
 
 class StatusLine:

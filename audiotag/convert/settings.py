@@ -13,6 +13,7 @@ from audiotag.published import AudioRecipe
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # the authors' RESNET.DEPTH
 MAX_WIDTH = 1024  # the authors have 64; a larger one is a damaged file
 MAX_CFG_CHARS = 2**24
+MAX_ALIASES = 20  # of YAML; a list of ten lists of ten, nine times over, would grow to a billion
 
 
 class Settings:
@@ -26,6 +27,8 @@ class Settings:
         try:
             if not isinstance(text, str) or len(text) > MAX_CFG_CHARS:
                 raise ValueError("it is no text of a reasonable length")
+            if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > MAX_ALIASES:
+                raise ValueError(f"it has more than {MAX_ALIASES} aliases")
             self.values = yaml.safe_load(text) or {}
             if not isinstance(self.values, dict):
                 raise ValueError("it is no mapping")

@@ -53,6 +53,7 @@ class OnnxEngine:
         self._session = open_session(path)
         self._check_shapes(path, config)
         self._input = self._session.get_inputs()[0].name
+        self._n_labels = len(config.labels)
 
     def __call__(self, log_mels: FloatArray) -> FloatArray:
         """Logits of a batch; see `Engine`."""
@@ -62,6 +63,8 @@ class OnnxEngine:
             if "allocate memory" in str(error) or "bad_alloc" in str(error):
                 raise MemoryError(str(error)) from error
             raise EngineError(f"engine onnx: {error}. Try --engine torch") from error
+        if logits.shape != (len(log_mels), self._n_labels):  # what a graph declares, it need not keep
+            raise EngineError(f"engine onnx: gives {logits.shape} for {len(log_mels)} windows. Try --engine torch")
         return logits
 
     def _check_shapes(self, path: Path, config: ModelConfig) -> None:

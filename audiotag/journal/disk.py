@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 REMOVES_OPEN_FILES = os.name != "nt"
 _HAS_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # a file system
 _COPY_BYTES = 1 << 20
+# In a folder of strangers the names that we give files beside an output may be links to files of the user.
+_FOLLOWS_NO_LINK: int = getattr(os, "O_NOFOLLOW", 0)
 
 
 class Tracked(Output):
@@ -68,9 +70,10 @@ class explained:
 
 def open_locked(path: Path, output: Path) -> BinaryIO:
     """A journal or an unfinished file, which only one run has open."""
+    flags = os.O_RDWR | os.O_CREAT | _FOLLOWS_NO_LINK
     while True:
         with explained(path):
-            file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # noqa: SIM115 - a run closes it
+            file = open(os.open(path, flags, 0o666), "r+b")  # noqa: SIM115 - a run closes it
         try:
             _lock(file)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):

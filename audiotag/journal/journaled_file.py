@@ -76,7 +76,11 @@ class JournaledFile:
             raise
 
     def _begin(self, mode: Mode) -> None:
-        end, journal_end = self._take_over() if mode == "resume" else (0, 0)
+        try:
+            end, journal_end = self._take_over() if mode == "resume" else (0, 0)
+        except (KeyError, TypeError, AttributeError) as error:  # JSON, but not of ours
+            where = journal_path(self.path)
+            raise OutputError(f"{where}: is not as it was written. Begin anew with --overwrite") from error
         if self._provenance is not None:
             return
         head = self._head()

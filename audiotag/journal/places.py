@@ -43,6 +43,8 @@ def check_output(path: Path, mode: Mode) -> None:
         raise OutputError(f"{path}: there is no folder {path.parent}. Make it first")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path}: its folder may not be written to. Choose another place")
+    if side_path(path).is_symlink():  # as none that we made
+        raise OutputError(f"{side_path(path)}: is a link, whose target would be overwritten. Remove it")
     if mode == "overwrite" and journal_path(path).exists():
         open_locked(journal_path(path), path).close()
     if mode != "new":
