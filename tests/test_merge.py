@@ -308,6 +308,14 @@ def test_an_output_that_exists_is_kept_unless_told_otherwise(
     assert (tmp_path / "there.csv").read_bytes().startswith(b"path,status,")
 
 
+def test_an_unfinished_run_that_is_replaced_leaves_nothing(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
+) -> None:
+    assert run_audiotag("batch", "in", "-o", "merged.json", "--strict", "-q").code == 1
+    assert run_audiotag("merge", *tag_shards(run_audiotag, "json"), "-o", "merged.json", "--overwrite").code == 0
+    assert {path.name for path in tmp_path.glob("merged*")} == {"merged.json", "merged.json.run.json"}
+
+
 def made_shards(folder: Path, count: int, n_inputs: int) -> list[Path]:
     """Outputs as `count` runs with the NDJSON format leave them, without the runs."""
     paths = [folder / f"{number}.ndjson" for number in range(1, count + 1)]

@@ -155,8 +155,10 @@ def test_an_unfinished_run_is_replaced_if_told_so_but_not_while_it_is_written(
         done = run_audiotag("reformat", "all.ndjson", "--out", "tags.csv", "--overwrite")
     assert (done.code, (tmp_path / "tags.csv").read_bytes()) == (1, before)
     assert "tags.csv: another run is writing it" in done.stderr
-    assert run_audiotag("reformat", "all.ndjson", "--out", "tags.csv", "--overwrite").code == 0
-    assert not (tmp_path / "tags.csv.journal").exists()
+    for out in ("tags.csv", "tags.json"):
+        run_audiotag("batch", "in", "--out", out, "--strict", "-q")
+        assert run_audiotag("reformat", "all.ndjson", "--out", out, "--overwrite").code == 0
+        assert [path.name for path in tmp_path.glob(f"{out}*")] == [out]
 
 
 def test_what_made_the_file_that_is_replaced_is_not_told_of_the_new_one(
