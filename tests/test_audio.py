@@ -114,6 +114,13 @@ def test_every_sample_format_has_full_scale_at_one(subtype: str, tmp_path: Path)
     np.testing.assert_allclose(samples_of(Pipe(path.read_bytes()))[0], expected, atol=ROUNDING)
 
 
+def test_integers_of_64_bits_have_full_scale_at_one(tmp_path: Path) -> None:
+    samples = tone(seconds=0.1)
+    whole = (samples.astype(np.float64) * 2.0**63).astype("<i8")
+    (tmp_path / "clip.wav").write_bytes(wav_bytes(whole.tobytes(), bits=64))
+    np.testing.assert_allclose(read_audio(tmp_path / "clip.wav").samples, samples, atol=ROUNDING)
+
+
 def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
     for suffix in (".flac", ".m4a", ".mp3"):
         expected = read_audio(write_audio(tmp_path / f"clip{suffix}", tone(sample_rate=RATE), RATE)).samples
@@ -536,6 +543,7 @@ def test_a_stream_that_needs_seeking_is_not_stored_without_bound(monkeypatch: py
         (wav_bytes(bytes(999), sample_rate=1), "has a sample rate of 1 Hz; 1000 to 768000 are read"),
         (wav_bytes(bytes(999), sample_rate=10_000_000), "has a sample rate of 10000000 Hz; 1000 to 768000 are read"),
         (wav_bytes(bytes(999), n_channels=65535), "not decodable: "),
+        (wav_bytes(bytes(999), format_tag=0x1234), "not decodable: Error in WAV"),
     ],
 )
 def test_what_is_no_audio_is_said_in_one_line(content: bytes, reason: str, tmp_path: Path) -> None:
@@ -627,6 +635,16 @@ def test_formats_that_tell_no_length_give_what_is_there(suffix: str, tmp_path: P
     path = tmp_path / f"cut{suffix}"
     path.write_bytes(whole_path.read_bytes()[: whole_path.stat().st_size // 2])
     assert 0.9 < samples_of(path).shape[1] / 48000 < 3.0
+
+
+def test_an_mp4_of_which_nothing_can_be_decoded_is_not_silence(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.m4a", noise(seconds=2, sample_rate=RATE), RATE)
+    content = path.read_bytes()
+    at = content.index(b"mdat") + 4
+    end = at - 8 + int.from_bytes(content[at - 8 : at - 4], "big")
+    path.write_bytes(content[:at] + bytes(end - at) + content[end:])
+    with pytest.raises(AudioError, match=r"nothing behind its header can be decoded \(FFmpeg\)$"):
+        probe(path)
 
 
 def test_an_mp4_cut_before_its_index_is_not_decodable(tmp_path: Path) -> None:

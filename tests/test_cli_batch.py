@@ -246,19 +246,21 @@ def test_resume_of_a_finished_run_does_nothing_and_says_so(
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "ndjson"])
-def test_resume_of_a_finished_run_picks_up_what_was_added_and_changed(
+def test_resume_of_a_finished_run_picks_up_what_was_added_changed_and_removed(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav, suffix: str
 ) -> None:
-    (sounds / 'odd\n"name".wav').write_bytes((sounds / "a.wav").read_bytes())
+    for name in ('odd\n"name".wav', "o.wav", "oa.wav"):
+        (sounds / name).write_bytes((sounds / "a.wav").read_bytes())
     for path in sounds.rglob("*.*"):
         os.utime(path, (1e9, 1e9))
     run_audiotag("batch", "in", "--out", f"out.{suffix}", "-q")
     write_wav("in/b.wav", noise())
     write_wav("in/sub/a.wav", noise(seed=2))
+    (sounds / "oa.wav").unlink()  # between two that are kept
     ran = run_audiotag("batch", "in", "--out", f"out.{suffix}", "--resume", "--no-progress")
     first = ran.stderr.splitlines()[0]
     assert first == "audiotag: warning: in/sub/a.wav: has changed since it was tagged; it is done again"
-    assert last_line(ran).startswith("5 ok, 0 empty, 1 failed;")
+    assert last_line(ran).startswith("6 ok, 0 empty, 1 failed;")
     assert [line for line in ran.stderr.splitlines() if "broken" in line], "what failed is tried again"
     run_audiotag("batch", "in", "--out", f"whole.{suffix}", "-q")
     assert (tmp_path / f"out.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
@@ -300,7 +302,8 @@ def test_resume_of_a_finished_run_counts_inputs_and_seconds_as_the_run_did(
     write_wav("in/two.wav", tone(seconds=2.0))
     os.utime(tmp_path / "in" / "one.wav", (1e9, 1e9))
     os.utime(tmp_path / "in" / "two.wav", (1e9, 1e9))
-    arguments = ["batch", "in", "--channels", "each", "--windows", "-t", "0.3", "--out", f"out.{suffix}"]
+    arguments = ["batch", "in", "--channels", "each", "--windows", "-t", "0.3", "--start", "0.5"]
+    arguments += ["--out", f"out.{suffix}"]
     run_audiotag(*arguments)
     told = tmp_path / f"out.{suffix}.run.json"
     before = json.loads(told.read_text())

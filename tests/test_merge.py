@@ -276,7 +276,11 @@ def test_provenance_that_is_gone_or_damaged_is_told(
     run_audiotag: RunAudiotag, shards: list[str], tmp_path: Path
 ) -> None:
     provenance = tmp_path / "out.2.csv.run.json"
-    for text in ("", "[]", "{}", '{"audiotag": {"shard": "9/2"}}', '{"audiotag": {"shard": "2/3"}, "format": "csv"}'):
+    damaged = (
+        "", "[]", "{}", '{"audiotag": []}', '{"audiotag": {"shard": "9/2"}}',
+        '{"audiotag": {"shard": "2/3"}, "format": "csv"}',
+    )  # fmt: skip
+    for text in damaged:
         provenance.write_text(text)
         assert refused(run_audiotag, *shards, "-o", "merged.csv").startswith(f"{provenance.name}: is damaged")
     provenance.unlink()

@@ -60,6 +60,7 @@ def test_a_spreadsheet_s_csv_is_read(tmp_path: Path) -> None:
         (b"label,threshold\nDog,0.5\nSpeech,0,9\n", "line 3 has more cells than the first. Is it a decimal comma?"),
         (b'label,threshold\nSpeech,"0,9"\n', "must be 0 to 1, not '0,9'"),
         (b"label,threshold\nDog\n", "must be 0 to 1, not"),
+        (b'label,threshold\n"Dog"s,0.5\n', "expected after"),
         (b'{"Dog": 0.5', "delimiter"),
         (b"[" * 100_000, "has no columns"),
         (b'{"a":' * 100_000, "recursion"),

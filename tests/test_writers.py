@@ -198,6 +198,7 @@ def test_on_a_narrow_terminal_bars_give_way_then_labels_fold_and_numbers_stay(
     writer = open_writer("table", Output(terminal, "terminal"), header=HEADER)
     writer.begin()
     writer.write(ClipResult(path="a", duration=1.0, tags=(Tag("Dog", 0.93), Tag("Car alarm", 0.1234567))))
+    assert terminal.getvalue().startswith(b"\x1b[1ma\x1b[0m"), "in bold"
     lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue().decode()).splitlines()
     assert lines[-len(NARROW[columns]) :] == NARROW[columns]
 
@@ -213,12 +214,14 @@ def test_times_of_windows_are_aligned_in_the_table() -> None:
 
 def test_parquet_has_the_columns_of_csv_with_types_and_the_header() -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.read_table(io.BytesIO(written("parquet", *RESULTS, Failure(path="\udcff", error="x"))))
+    odd = ClipResult(path="odd.wav", start=0.12345, duration=1 / 3, tags=(Tag("Dog", 2 / 3),))
+    table = parquet.read_table(io.BytesIO(written("parquet", odd, *RESULTS, Failure(path="\udcff", error="x"))))
     assert ",".join(table.column_names) == written("csv").decode().strip()
     assert json.loads(table.schema.metadata[b"audiotag"]) == HEADER
     rows = table.to_pylist()
-    assert len(rows) == 10
-    assert rows[1] == {
+    assert len(rows) == 11
+    assert [rows[0][name] for name in ("start", "end", "score")] == [0.123, 0.457, 0.666667]
+    assert rows[2] == {
         "path": "a/dog.wav", "status": "ok", "start": 0.0, "end": 5.0, "channel": None, "rank": 2,
         "label": "Musical instrument, plucked", "score": 0.123457, "error": None,
     }  # fmt: skip
@@ -314,7 +317,7 @@ def test_a_pipe_gets_ndjson() -> None:
 
 
 def test_csv_has_no_place_for_a_header() -> None:
-    with pytest.raises(UsageError, match="csv has no place for it"):
+    with pytest.raises(UsageError, match=r"csv has no place for it\. Use json, ndjson or parquet$"):
         pick_format("csv", None, header=True)
 
 
