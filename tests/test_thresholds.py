@@ -83,8 +83,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_named_labels_get_their_value_and_the_others_keep_theirs() -> None:
     labels = LabelSet(("Dog", "Cat", "Rain"))
     assert labels.fill({"cat": 0.9}, (0.1, 0.2, 0.3)) == (0.1, 0.9, 0.3)
-    with pytest.raises(UsageError, match=r"label 'Catt': the model does not know it\. Did you mean 'Cat'"):
-        labels.fill({"Catt": 0.9}, (0.1, 0.2, 0.3))
+    with pytest.raises(UsageError, match=r"label 'CATT': the model does not know it\. Did you mean 'Cat'"):
+        labels.fill({"CATT": 0.9}, (0.1, 0.2, 0.3))
     with pytest.raises(UsageError, match="the model does not know it"):
         labels.fill({"*": 0.9}, (0.1, 0.2, 0.3))
 
