@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import itertools
@@ -146,6 +147,7 @@ def test_mp3_without_xing_header_is_read_to_its_end(tmp_path: Path) -> None:
         for piece in (*av.AudioResampler("fltp", "mono", rate, frame_size=1152).resample(frame), None):
             container.mux(stream.encode(piece))
     assert len(read_audio(path).samples) / rate == pytest.approx(10, abs=0.1)
+    assert (probe(path).n_frames, warning_of(path)) == (None, None)
 
 
 @pytest.mark.parametrize("suffix", [".mp3", ".m4a"])
@@ -299,6 +301,7 @@ def test_start_and_duration_equal_a_slice_of_the_whole(suffix: str, sample_rate:
         with open_audio(path, sample_rate=sample_rate, start=start, duration=duration) as stream:
             given = np.concatenate([block[0] for block in stream])
             assert stream.n_samples in (None, len(given))
+            assert stream.warning is None
         assert len(given) == len(expected)
         np.testing.assert_allclose(given, expected, atol=tolerance)
 
@@ -572,6 +575,15 @@ def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(AudioError) as caught:
             probe(path)
         assert str(caught.value) == reason
+
+
+def test_a_disk_that_cannot_be_read_is_said_in_one_line() -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(AudioError, match=r"^cannot be read: Input/output error$"):
+        probe(Failing(b"RIFF"))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
