@@ -622,7 +622,7 @@ def test_a_valid_header_with_zero_samples_is_no_error(suffix: str, tmp_path: Pat
     assert samples_of(path, sample_rate=32000).shape == (1, 0)
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".flac", ".mp3"])
+@pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".au", ".flac", ".mp3"])
 def test_a_broken_tail_leaves_what_comes_before_and_a_warning(suffix: str, tmp_path: Path) -> None:
     whole_path = write_audio(tmp_path / f"whole{suffix}", noise(seconds=4, sample_rate=RATE), RATE)
     whole = samples_of(whole_path)
