@@ -22,18 +22,20 @@ HEADER = run_header(model="tiny", revision=None, sha256="ab12", parameters={"top
 DOG = ClipResult(path="a/dog.wav", duration=5.0, tags=(Tag("Dog", 0.93), Tag("Musical instrument, plucked", 0.1234567)))
 SILENCE = ClipResult(path="a/silence.wav", duration=3.2, tags=(), warning="ends in the middle of a frame")
 BROKEN = Failure(path="a/broken.mp3", error="not decodable: no sync word")
-RIGHT = ClipResult(path="s.wav", duration=1.0, start=2.0, channel=1, tags=(Tag("Siren", 1.0),))
+# Numbers with more digits than are shown.
+RIGHT = ClipResult(path="s.wav", duration=1.0001, start=2.0001, channel=1, tags=(Tag("Siren", 1.0),))
 WINDOWS = ClipResult(
     path="w.wav", duration=9.0, tags=(Tag("Dog", 0.5),),
     windows=(
-        WindowResult(start=0.0, end=5.119, tags=(Tag("Dog", 0.75), Tag("Siren", 0.5))),
-        WindowResult(start=5.119, end=9.0, tags=()),
+        WindowResult(start=0.0, end=5.11906, tags=(Tag("Dog", 0.75), Tag("Siren", 0.5))),
+        WindowResult(start=5.11906, end=9.0, tags=()),
     ),
 )  # fmt: skip
 EVENTS = ClipResult(
     path="e.wav", duration=60.0, start=10.0, tags=(Tag("Siren", 0.75), Tag("Dog", 0.5)),
     events=(
-        Event(label="Dog", start=10.0, end=12.5, score=0.5), Event(label="Siren", start=61.25, end=70.0, score=0.75),
+        Event(label="Dog", start=10.0001, end=12.5001, score=0.5000001),
+        Event(label="Siren", start=61.25, end=70.0, score=0.75),
     ),
 )  # fmt: skip
 RESULTS = (DOG, SILENCE, BROKEN, RIGHT, WINDOWS, EVENTS)
