@@ -112,7 +112,9 @@ def test_every_sample_format_has_full_scale_at_one(subtype: str, tmp_path: Path)
     soundfile.write(path, tone(seconds=0.1), 8000, subtype=subtype)
     expected, _ = soundfile.read(path, dtype="float32")
     np.testing.assert_array_equal(read_audio(path).samples, expected)
-    np.testing.assert_allclose(samples_of(Pipe(path.read_bytes()))[0], expected, atol=ROUNDING)
+    given = samples_of(Pipe(path.read_bytes()))[0]
+    assert given.dtype == np.float32
+    np.testing.assert_allclose(given, expected, atol=ROUNDING)
 
 
 def test_integers_of_64_bits_have_full_scale_at_one(tmp_path: Path) -> None:

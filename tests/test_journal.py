@@ -373,6 +373,9 @@ def test_a_file_that_no_run_wrote_cannot_be_resumed(out: Path) -> None:
     out.write_text("precious")
     with pytest.raises(OutputError, match="has no journal to go on from"):
         read_finished(out, form=out.suffix[1:], header=header(), with_header=False)
+    provenance_path(out).write_text("{")
+    with pytest.raises(OutputError, match="has no journal to go on from"):
+        read_finished(out, form=out.suffix[1:], header=header(), with_header=False)
     assert out.read_text() == "precious"
 
 

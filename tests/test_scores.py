@@ -71,6 +71,15 @@ def test_tags_are_highest_first_head_by_head_and_equals_in_label_order(two_heads
     assert [(tag.head, tag.label) for tag in tags] == [("verb", "b"), ("verb", "a"), ("noun", "d"), ("noun", "e")]
 
 
+def test_many_equal_scores_stay_in_label_order(tiny_config: ModelConfig) -> None:
+    names = tuple(f"{number:03}" for number in range(600))
+    config = replace(
+        tiny_config, network=replace(tiny_config.network, n_labels=600), labels=names, thresholds=()
+    )
+    tags = top_tags(np.tile([0.3, 0.7], 300), config, TagSelection(top_k=0))
+    assert [tag.label for tag in tags] == [*names[1::2], *names[::2]]
+
+
 def test_top_k_of_zero_is_all(two_heads: ModelConfig) -> None:
     assert len(top_tags(np.zeros(5), two_heads, TagSelection(top_k=0))) == 5
 

@@ -85,6 +85,8 @@ def test_named_labels_get_their_value_and_the_others_keep_theirs() -> None:
     assert labels.fill({"cat": 0.9}, (0.1, 0.2, 0.3)) == (0.1, 0.9, 0.3)
     with pytest.raises(UsageError, match=r"label 'CATT': the model does not know it\. Did you mean 'Cat'"):
         labels.fill({"CATT": 0.9}, (0.1, 0.2, 0.3))
+    with pytest.raises(UsageError, match=rf"Did you mean '{PLUCKED}'"):
+        LabelSet(("Dog", PLUCKED)).fill({"Plucked": 0.9}, (0.1, 0.2))
     with pytest.raises(UsageError, match="the model does not know it"):
         labels.fill({"*": 0.9}, (0.1, 0.2, 0.3))
 
