@@ -153,7 +153,7 @@ def test_a_file_that_exists_is_kept_unless_told_otherwise(
 
 
 @pytest.mark.parametrize("out", ["in/a.wav", "in/sub/../a.wav"])
-@pytest.mark.parametrize("named", [["in"], ["in/a.wav"], ["in/a.wav", "--files-from", "list"]])
+@pytest.mark.parametrize("named", [["in"], ["in/a.wav"], ["missing", "in/a.wav", "--files-from", "list"]])
 def test_an_input_is_not_overwritten(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, named: list[str], out: str
 ) -> None:
