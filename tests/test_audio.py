@@ -289,6 +289,14 @@ def test_block_size_does_not_change_a_sample(
         np.testing.assert_array_equal(samples_of(path, sample_rate=sample_rate, start=0.7), expected)
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".webm"])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_long_recording_never_comes_as_a_whole(suffix: str, is_stream: bool, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / f"clip{suffix}", chirp(seconds=3, sample_rate=48000), 48000)
+    with open_audio(Pipe(path.read_bytes()) if is_stream else path, sample_rate=None) as stream:
+        assert max(block.shape[1] for block in stream) <= frames_per_block(1) + MAX_PACKET_FRAMES
+
+
 @pytest.mark.parametrize("suffix", [suffix for suffix in CONTAINERS if suffix not in (".mpg", ".m2ts")])
 @pytest.mark.parametrize("sample_rate", [None, 22050])
 def test_start_and_duration_equal_a_slice_of_the_whole(suffix: str, sample_rate: int | None, tmp_path: Path) -> None:
