@@ -751,6 +751,12 @@ def test_a_start_after_the_end_gives_nothing_and_a_warning(tmp_path: Path) -> No
     assert warning_of(path, start=5.0) == "ends before 5.000 s, where it was to start"
 
 
+def test_no_time_at_all_has_no_samples_and_no_warning(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.wav", tone(), 8000)
+    assert samples_of(path, start=0.5, duration=0.0).shape == (1, 0)
+    assert warning_of(path, start=0.5, duration=0.0) is None
+
+
 def test_what_read_audio_cannot_do_is_said_with_the_path_or_the_value(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "clip.wav", tone(), 8000)
     with pytest.raises(AudioError, match=r"nowhere\.wav: does not exist"):
