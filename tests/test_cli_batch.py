@@ -133,6 +133,9 @@ def test_each_channel_has_its_record_and_the_input_counts_once(
     assert [(record["path"], record["channel"]) for record in records] == [
         ("in/one.wav", 0), ("in/two.wav", 0), ("in/two.wav", 1),
     ]  # fmt: skip
+    _, left, right = (record["tags"][0]["score"] for record in records)
+    ran = run_audiotag("batch", "in/two.wav", "--channels", "each", "-t", str((left + right) / 2))
+    assert last_line(ran).startswith("1 ok, 0 empty, 0 failed;"), "a tag in one of the channels is enough"
 
 
 # --- the file ---

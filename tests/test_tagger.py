@@ -259,6 +259,12 @@ def test_an_option_out_of_its_range_is_refused_by_its_name(options_of: Any, give
         options_of(**given)
 
 
+@pytest.mark.parametrize("other", [{"device": "cpu"}, {"engine": "onnx"}])
+def test_half_precision_is_refused_where_nothing_computes_it(other: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"^precision fp16 needs a GPU and engine torch\. Use fp32 or int8"):
+        EngineOptions(precision="fp16", **other)
+
+
 def test_an_unknown_label_is_refused_before_the_first_input(tagger: Tagger) -> None:
     with pytest.raises(UsageError, match="Did you mean 'Dog'"):
         tagger.tag_many(iter([]), options=TagOptions(include_labels=("Dogg",)))
