@@ -25,6 +25,7 @@ from audiotag.journal import (
     Mode,
     check_output,
     differences,
+    forget_run,
     journal_path,
     provenance_path,
     quoted_rows,
@@ -60,9 +61,8 @@ def merge(paths: Sequence[Path], out: Path, *, mode: Mode = "new") -> dict[str, 
         raise UsageError(f"{out}: is one of the shards. Choose another name")
     provenance = _joined_provenance(parts)
     _check_format(provenance["format"], out)
-    n_bytes, _ = write_beside(out, partial(_write_all, parts, provenance))
+    n_bytes, _ = write_beside(out, partial(_write_all, parts, provenance), before_replacing=lambda *_: forget_run(out))
     write_provenance(out, {**provenance, "bytes": n_bytes})
-    journal_path(out).unlink(missing_ok=True)  # of a run that is replaced
     return provenance
 
 

@@ -29,14 +29,13 @@ def reformat(lines: Iterable[bytes], name: str, output: Output, *, form: str, wi
         DataError: a line is no result, or the last one is missing. What came before it is written.
     """
     records = _records(iter(lines), name)
-    place, first = next(records, ("", {}))
-    header = first.get(_HEADER)
+    first = next(records, None)
+    header = None if first is None else first[1].get(_HEADER)
     writer = open_writer(form, output, header=header or {}, asked_for_header=with_header and header is not None)
     writer.begin()
+    if first is not None and header is None:
+        records = chain((first,), records)
     count = 0
-    if first and header is None:
-        writer.write(_result(first, name, place))
-        count = 1
     for place, record in records:
         writer.write(_result(record, name, place))
         count += 1

@@ -91,14 +91,15 @@ def write_amr(path: Path, n_packets: int) -> Path:
 
 
 def wav_bytes(
-    data: bytes, *, sample_rate: int = 8000, n_channels: int = 1, bits: int = 16, data_size: int | None = None
-) -> bytes:
+    data: bytes, *, sample_rate: int = 8000, n_channels: int = 1, bits: int = 16, data_size: int | None = None,
+    format_tag: int = 1,
+) -> bytes:  # fmt: skip
     """A WAV file, whose header may lie about the size of its data."""
     size = len(data) if data_size is None else data_size
     block_align = n_channels * bits // 8
     header = struct.pack(
         "<4sI4s4sIHHIIHH4sI", b"RIFF", min(size + 36, 0xFFFFFFFF), b"WAVE", b"fmt ", 16,
-        3 if bits in (32, 64) else 1, n_channels, sample_rate, min(sample_rate * block_align, 0xFFFFFFFF),
+        format_tag, n_channels, sample_rate, min(sample_rate * block_align, 0xFFFFFFFF),
         block_align & 0xFFFF, bits, b"data", size,
     )  # fmt: skip
     return header + data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import itertools
@@ -111,7 +112,16 @@ def test_every_sample_format_has_full_scale_at_one(subtype: str, tmp_path: Path)
     soundfile.write(path, tone(seconds=0.1), 8000, subtype=subtype)
     expected, _ = soundfile.read(path, dtype="float32")
     np.testing.assert_array_equal(read_audio(path).samples, expected)
-    np.testing.assert_allclose(samples_of(Pipe(path.read_bytes()))[0], expected, atol=ROUNDING)
+    given = samples_of(Pipe(path.read_bytes()))[0]
+    assert given.dtype == np.float32
+    np.testing.assert_allclose(given, expected, atol=ROUNDING)
+
+
+def test_integers_of_64_bits_have_full_scale_at_one(tmp_path: Path) -> None:
+    samples = tone(seconds=0.1)
+    whole = (samples.astype(np.float64) * 2.0**63).astype("<i8")
+    (tmp_path / "clip.wav").write_bytes(wav_bytes(whole.tobytes(), bits=64))
+    np.testing.assert_allclose(read_audio(tmp_path / "clip.wav").samples, samples, atol=ROUNDING)
 
 
 def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
@@ -139,6 +149,7 @@ def test_mp3_without_xing_header_is_read_to_its_end(tmp_path: Path) -> None:
         for piece in (*av.AudioResampler("fltp", "mono", rate, frame_size=1152).resample(frame), None):
             container.mux(stream.encode(piece))
     assert len(read_audio(path).samples) / rate == pytest.approx(10, abs=0.1)
+    assert (probe(path).n_frames, warning_of(path)) == (None, None)
 
 
 @pytest.mark.parametrize("suffix", [".mp3", ".m4a"])
@@ -278,6 +289,14 @@ def test_block_size_does_not_change_a_sample(
         np.testing.assert_array_equal(samples_of(path, sample_rate=sample_rate, start=0.7), expected)
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".webm"])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_long_recording_never_comes_as_a_whole(suffix: str, is_stream: bool, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / f"clip{suffix}", chirp(seconds=3, sample_rate=48000), 48000)
+    with open_audio(Pipe(path.read_bytes()) if is_stream else path, sample_rate=None) as stream:
+        assert max(block.shape[1] for block in stream) <= frames_per_block(1) + MAX_PACKET_FRAMES
+
+
 @pytest.mark.parametrize("suffix", [suffix for suffix in CONTAINERS if suffix not in (".mpg", ".m2ts")])
 @pytest.mark.parametrize("sample_rate", [None, 22050])
 def test_start_and_duration_equal_a_slice_of_the_whole(suffix: str, sample_rate: int | None, tmp_path: Path) -> None:
@@ -292,6 +311,7 @@ def test_start_and_duration_equal_a_slice_of_the_whole(suffix: str, sample_rate:
         with open_audio(path, sample_rate=sample_rate, start=start, duration=duration) as stream:
             given = np.concatenate([block[0] for block in stream])
             assert stream.n_samples in (None, len(given))
+            assert stream.warning is None
         assert len(given) == len(expected)
         np.testing.assert_allclose(given, expected, atol=tolerance)
 
@@ -536,6 +556,7 @@ def test_a_stream_that_needs_seeking_is_not_stored_without_bound(monkeypatch: py
         (wav_bytes(bytes(999), sample_rate=1), "has a sample rate of 1 Hz; 1000 to 768000 are read"),
         (wav_bytes(bytes(999), sample_rate=10_000_000), "has a sample rate of 10000000 Hz; 1000 to 768000 are read"),
         (wav_bytes(bytes(999), n_channels=65535), "not decodable: "),
+        (wav_bytes(bytes(999), format_tag=0x1234), "not decodable: Error in WAV"),
     ],
 )
 def test_what_is_no_audio_is_said_in_one_line(content: bytes, reason: str, tmp_path: Path) -> None:
@@ -564,6 +585,15 @@ def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(AudioError) as caught:
             probe(path)
         assert str(caught.value) == reason
+
+
+def test_a_disk_that_cannot_be_read_is_said_in_one_line() -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(AudioError, match=r"^cannot be read: Input/output error$"):
+        probe(Failing(b"RIFF"))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -613,7 +643,7 @@ def test_a_header_that_leads_beyond_all_files_writes_nothing_to_stderr(
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".flac", ".mp3"])
+@pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".au", ".flac", ".mp3"])
 def test_a_broken_tail_leaves_what_comes_before_and_a_warning(suffix: str, tmp_path: Path) -> None:
     whole_path = write_audio(tmp_path / f"whole{suffix}", noise(seconds=4, sample_rate=RATE), RATE)
     whole = samples_of(whole_path)
@@ -638,6 +668,16 @@ def test_formats_that_tell_no_length_give_what_is_there(suffix: str, tmp_path: P
     path = tmp_path / f"cut{suffix}"
     path.write_bytes(whole_path.read_bytes()[: whole_path.stat().st_size // 2])
     assert 0.9 < samples_of(path).shape[1] / 48000 < 3.0
+
+
+def test_an_mp4_of_which_nothing_can_be_decoded_is_not_silence(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.m4a", noise(seconds=2, sample_rate=RATE), RATE)
+    content = path.read_bytes()
+    at = content.index(b"mdat") + 4
+    end = at - 8 + int.from_bytes(content[at - 8 : at - 4], "big")
+    path.write_bytes(content[:at] + bytes(end - at) + content[end:])
+    with pytest.raises(AudioError, match=r"nothing behind its header can be decoded \(FFmpeg\)$"):
+        probe(path)
 
 
 def test_an_mp4_cut_before_its_index_is_not_decodable(tmp_path: Path) -> None:
@@ -702,10 +742,10 @@ def test_damage_in_the_middle_costs_only_its_packets(tmp_path: Path) -> None:
     assert samples_of(path).shape[1] > 3.5 * RATE
 
 
-def test_numbers_that_are_no_samples_become_zero_with_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 3e38])
+def test_numbers_that_are_no_samples_become_zero_with_a_warning(number: float, tmp_path: Path) -> None:
     samples = tone(seconds=2)
-    samples[[10, 9000]] = np.nan
-    samples[[20, 30, 40]] = np.inf, -np.inf, 3e38
+    samples[[10, 9000]] = number
     path = tmp_path / "nan.wav"
     soundfile.write(path, samples, 8000, subtype="FLOAT")
     given = samples_of(path)[0]
@@ -720,6 +760,12 @@ def test_a_start_after_the_end_gives_nothing_and_a_warning(tmp_path: Path) -> No
     path = write_audio(tmp_path / "clip.wav", tone(), 8000)
     assert samples_of(path, start=5.0).shape == (1, 0)
     assert warning_of(path, start=5.0) == "ends before 5.000 s, where it was to start"
+
+
+def test_no_time_at_all_has_no_samples_and_no_warning(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "clip.wav", tone(), 8000)
+    assert samples_of(path, start=0.5, duration=0.0).shape == (1, 0)
+    assert warning_of(path, start=0.5, duration=0.0) is None
 
 
 def test_what_read_audio_cannot_do_is_said_with_the_path_or_the_value(tmp_path: Path) -> None:

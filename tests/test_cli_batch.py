@@ -133,6 +133,9 @@ def test_each_channel_has_its_record_and_the_input_counts_once(
     assert [(record["path"], record["channel"]) for record in records] == [
         ("in/one.wav", 0), ("in/two.wav", 0), ("in/two.wav", 1),
     ]  # fmt: skip
+    _, left, right = (record["tags"][0]["score"] for record in records)
+    ran = run_audiotag("batch", "in/two.wav", "--channels", "each", "-t", str((left + right) / 2))
+    assert last_line(ran).startswith("1 ok, 0 empty, 0 failed;"), "a tag in one of the channels is enough"
 
 
 # --- the file ---
@@ -153,7 +156,7 @@ def test_a_file_that_exists_is_kept_unless_told_otherwise(
 
 
 @pytest.mark.parametrize("out", ["in/a.wav", "in/sub/../a.wav"])
-@pytest.mark.parametrize("named", [["in"], ["in/a.wav"], ["in/a.wav", "--files-from", "list"]])
+@pytest.mark.parametrize("named", [["in"], ["in/a.wav"], ["missing", "in/a.wav", "--files-from", "list"]])
 def test_an_input_is_not_overwritten(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, named: list[str], out: str
 ) -> None:
@@ -246,19 +249,21 @@ def test_resume_of_a_finished_run_does_nothing_and_says_so(
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "ndjson"])
-def test_resume_of_a_finished_run_picks_up_what_was_added_and_changed(
+def test_resume_of_a_finished_run_picks_up_what_was_added_changed_and_removed(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav, suffix: str
 ) -> None:
-    (sounds / 'odd\n"name".wav').write_bytes((sounds / "a.wav").read_bytes())
+    for name in ('odd\n"name".wav', "o.wav", "oa.wav"):
+        (sounds / name).write_bytes((sounds / "a.wav").read_bytes())
     for path in sounds.rglob("*.*"):
         os.utime(path, (1e9, 1e9))
     run_audiotag("batch", "in", "--out", f"out.{suffix}", "-q")
     write_wav("in/b.wav", noise())
     write_wav("in/sub/a.wav", noise(seed=2))
+    (sounds / "oa.wav").unlink()  # between two that are kept
     ran = run_audiotag("batch", "in", "--out", f"out.{suffix}", "--resume", "--no-progress")
     told = "audiotag: warning: in/sub/a.wav: has changed since it was tagged; it is done again"
     assert told in ran.stderr.splitlines()
-    assert last_line(ran).startswith("5 ok, 0 empty, 1 failed;")
+    assert last_line(ran).startswith("6 ok, 0 empty, 1 failed;")
     assert [line for line in ran.stderr.splitlines() if "broken" in line], "what failed is tried again"
     run_audiotag("batch", "in", "--out", f"whole.{suffix}", "-q")
     assert (tmp_path / f"out.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
@@ -300,7 +305,8 @@ def test_resume_of_a_finished_run_counts_inputs_and_seconds_as_the_run_did(
     write_wav("in/two.wav", tone(seconds=2.0))
     os.utime(tmp_path / "in" / "one.wav", (1e9, 1e9))
     os.utime(tmp_path / "in" / "two.wav", (1e9, 1e9))
-    arguments = ["batch", "in", "--channels", "each", "--windows", "-t", "0.3", "--out", f"out.{suffix}"]
+    arguments = ["batch", "in", "--channels", "each", "--windows", "-t", "0.3", "--start", "0.5"]
+    arguments += ["--out", f"out.{suffix}"]
     run_audiotag(*arguments)
     told = tmp_path / f"out.{suffix}.run.json"
     before = json.loads(told.read_text())

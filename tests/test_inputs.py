@@ -291,11 +291,11 @@ def test_a_file_named_outright_is_not_excluded() -> None:
 
 
 def test_globs_that_the_shell_left_are_expanded_in_order() -> None:
-    touch("b.wav", "a.wav", "c.txt", "sub/d.wav", ".hidden.wav")
+    touch("b.wav", "a.wav", "c.txt", "sub/d.wav", "sub-1/e.wav", ".hidden.wav")
     assert paths("*.wav") == ["a.wav", "b.wav"]
     assert paths("[bc].*") == ["b.wav", "c.txt"]
-    assert paths("**/*.wav") == ["a.wav", "b.wav", "sub/d.wav"]
-    assert paths("s*") == ["sub/d.wav"]
+    assert paths("**/*.wav") == ["a.wav", "b.wav", "sub/d.wav", "sub-1/e.wav"]
+    assert paths("s*") == ["sub/d.wav", "sub-1/e.wav"]
     assert paths("*.flac") == ["*.flac"]
 
 

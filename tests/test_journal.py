@@ -274,6 +274,14 @@ def test_a_death_between_sorting_and_cleaning_up_is_finished(tmp_path: Path, mon
     assert left_beside(out) == {provenance_path(out).name}
 
 
+def test_a_death_in_the_midst_of_cleaning_up_leaves_nothing_in_the_end(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    finish(out, INPUTS, "new")
+    side_path(out).touch()  # the journal goes before it
+    assert read_finished(out, form="json", header=header(), with_header=False) is not None
+    assert left_beside(out) == {provenance_path(out).name}
+
+
 def test_other_parameters_are_refused_with_what_changed(out: Path) -> None:
     interrupt(out, INPUTS, after=2, mode="new")
     before = journal_path(out).read_bytes()
@@ -374,6 +382,9 @@ def test_an_unfinished_run_is_named_as_such(out: Path) -> None:
 
 def test_a_file_that_no_run_wrote_cannot_be_resumed(out: Path) -> None:
     out.write_text("precious")
+    with pytest.raises(OutputError, match="has no journal to go on from"):
+        read_finished(out, form=out.suffix[1:], header=header(), with_header=False)
+    provenance_path(out).write_text("{")
     with pytest.raises(OutputError, match="has no journal to go on from"):
         read_finished(out, form=out.suffix[1:], header=header(), with_header=False)
     assert out.read_text() == "precious"

@@ -276,7 +276,11 @@ def test_provenance_that_is_gone_or_damaged_is_told(
     run_audiotag: RunAudiotag, shards: list[str], tmp_path: Path
 ) -> None:
     provenance = tmp_path / "out.2.csv.run.json"
-    for text in ("", "[]", "{}", '{"audiotag": {"shard": "9/2"}}', '{"audiotag": {"shard": "2/3"}, "format": "csv"}'):
+    damaged = (
+        "", "[]", "{}", '{"audiotag": []}', '{"audiotag": {"shard": "9/2"}}',
+        '{"audiotag": {"shard": "2/3"}, "format": "csv"}',
+    )  # fmt: skip
+    for text in damaged:
         provenance.write_text(text)
         assert refused(run_audiotag, *shards, "-o", "merged.csv").startswith(f"{provenance.name}: is damaged")
     provenance.unlink()
@@ -306,6 +310,14 @@ def test_an_output_that_exists_is_kept_unless_told_otherwise(
     run_audiotag("batch", "in", "-q", "-o", shards[1], "--shard", "2/3", "--overwrite")
     assert run_audiotag("merge", *shards, "-o", "there.csv", "--overwrite", "-q").stderr == ""
     assert (tmp_path / "there.csv").read_bytes().startswith(b"path,status,")
+
+
+def test_an_unfinished_run_that_is_replaced_leaves_nothing(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
+) -> None:
+    assert run_audiotag("batch", "in", "-o", "merged.json", "--strict", "-q").code == 1
+    assert run_audiotag("merge", *tag_shards(run_audiotag, "json"), "-o", "merged.json", "--overwrite").code == 0
+    assert {path.name for path in tmp_path.glob("merged*")} == {"merged.json", "merged.json.run.json"}
 
 
 def made_shards(folder: Path, count: int, n_inputs: int) -> list[Path]:

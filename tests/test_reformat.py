@@ -103,13 +103,14 @@ def test_it_is_a_filter(run_audiotag: RunAudiotag) -> None:
     [
         ("path,label\n", "line 1 is no result"),
         ('{"path": "a.wav"}\n', "line 1 is no result"),
+        ("{}\n", "line 1 is no result"),
         ("[1]\n", "line 1 is no result"),
         ('{"path": "a.wav", "status": "failed", "error": "no"}\nrubbish\n', "line 2 is no result"),
         ('{"audiotag": {},\n"results": [\n', "in the midst of its results"),
         ('{"audiotag": {}, "results": [{"path": "a.wav"', "line 1 is no result"),
         ('{\n  "audiotag": {},\n  "results": [\n', "line 4 is no result"),
         ('{"audiotag": {}, "results": [{"path": "a.wav"}]}', "result 1 is no result"),
-        ('{"results": [{"path": "a.wav", "status": "failed", "error": "no"}, 7]}', "result 2 is no result"),
+        ('{"results": [7]}', "result 1 is no result"),
         ('{"audiotag": {}, "results": 7}', "result 1 is no result"),
         ('{\n"path": "\udcff"}', "is not UTF-8"),
         ('{"path": 7, "status": "ok", "duration": 1.0, "tags": []}\n', "line 1 is no result"),
@@ -155,8 +156,10 @@ def test_an_unfinished_run_is_replaced_if_told_so_but_not_while_it_is_written(
         done = run_audiotag("reformat", "all.ndjson", "--out", "tags.csv", "--overwrite")
     assert (done.code, (tmp_path / "tags.csv").read_bytes()) == (1, before)
     assert "tags.csv: another run is writing it" in done.stderr
-    assert run_audiotag("reformat", "all.ndjson", "--out", "tags.csv", "--overwrite").code == 0
-    assert not (tmp_path / "tags.csv.journal").exists()
+    for out in ("tags.csv", "tags.json"):
+        run_audiotag("batch", "in", "--out", out, "--strict", "-q")
+        assert run_audiotag("reformat", "all.ndjson", "--out", out, "--overwrite").code == 0
+        assert [path.name for path in tmp_path.glob(f"{out}*")] == [out]
 
 
 def test_what_made_the_file_that_is_replaced_is_not_told_of_the_new_one(

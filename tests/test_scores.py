@@ -23,6 +23,7 @@ def two_heads(tiny_config: ModelConfig) -> ModelConfig:
 
 def test_softmax_adds_up_to_one_in_each_head(two_heads: ModelConfig) -> None:
     logits = np.random.default_rng(0).normal(0, 50, (7, 5)).astype(np.float32)
+    logits[0] += 1e4  # however far the windows of a batch are apart
     scores = to_scores(logits, two_heads)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores[:, :2].sum(axis=1), 1.0)
@@ -68,6 +69,15 @@ def test_tags_are_highest_first_head_by_head_and_equals_in_label_order(two_heads
     scores = np.array([0.3, 0.7, 0.2, 0.4, 0.4])
     tags = top_tags(scores, two_heads, TagSelection(top_k=2))
     assert [(tag.head, tag.label) for tag in tags] == [("verb", "b"), ("verb", "a"), ("noun", "d"), ("noun", "e")]
+
+
+def test_many_equal_scores_stay_in_label_order(tiny_config: ModelConfig) -> None:
+    names = tuple(f"{number:03}" for number in range(600))
+    config = replace(
+        tiny_config, network=replace(tiny_config.network, n_labels=600), labels=names, thresholds=()
+    )
+    tags = top_tags(np.tile([0.3, 0.7], 300), config, TagSelection(top_k=0))
+    assert [tag.label for tag in tags] == [*names[1::2], *names[::2]]
 
 
 def test_top_k_of_zero_is_all(two_heads: ModelConfig) -> None:

@@ -42,7 +42,7 @@ from audiotag.errors import AudioError, EngineError, UsageError
 from audiotag.frontend import WindowLogMel
 from audiotag.inputs import Input
 from audiotag.model_folder import ModelFolder, open_model_folder
-from audiotag.options import EngineOptions, TagOptions
+from audiotag.options import EngineOptions, EventOptions, TagOptions
 from audiotag.pipeline import MAX_CLIPS_AHEAD, Pipeline
 from audiotag.results import ClipResult, Failure, Result
 from audiotag.scores import to_scores
@@ -290,6 +290,29 @@ def test_top_k_threshold_and_labels_choose_the_tags(tagger: Tagger, write_wav: W
     assert tagger.tag(path, threshold=1.0).status == "empty"
     only = tagger.tag(path, options=replace(ALL, include_labels=("musical*", "dog"), exclude_labels=("Dog",)))
     assert [tag.label for tag in only.tags] == ["Musical instrument, plucked"]
+
+
+@pytest.mark.parametrize(
+    ("options_of", "given"),
+    [
+        (TagOptions, {"hop": 0.0}), (TagOptions, {"duration": 0.0}), (TagOptions, {"start": -0.1}),
+        (TagOptions, {"max_windows": 0}), (TagOptions, {"channels": "middle"}), (TagOptions, {"aggregate": "median"}),
+        (TagOptions, {"top_k": -1}), (TagOptions, {"threshold": 1.1}), (TagOptions, {"threshold": -0.1}),
+        (EventOptions, {"min_duration": -0.1}), (EngineOptions, {"batch_size": 0}), (EngineOptions, {"engine": "jax"}),
+        (EngineOptions, {"precision": "fp8"}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_an_option_out_of_its_range_is_refused_by_its_name(options_of: Any, given: dict[str, Any]) -> None:
+    [(name, value)] = given.items()
+    with pytest.raises(UsageError, match=f"^{name.replace('_', '-')} must be .*, not {value!r}$"):
+        options_of(**given)
+
+
+@pytest.mark.parametrize("other", [{"device": "cpu"}, {"engine": "onnx"}])
+def test_half_precision_is_refused_where_nothing_computes_it(other: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"^precision fp16 needs a GPU and engine torch\. Use fp32 or int8"):
+        EngineOptions(precision="fp16", **other)
 
 
 def test_an_unknown_label_is_refused_before_the_first_input(tagger: Tagger) -> None:

@@ -60,6 +60,7 @@ def test_a_spreadsheet_s_csv_is_read(tmp_path: Path) -> None:
         (b"label,threshold\nDog,0.5\nSpeech,0,9\n", "line 3 has more cells than the first. Is it a decimal comma?"),
         (b'label,threshold\nSpeech,"0,9"\n', "must be 0 to 1, not '0,9'"),
         (b"label,threshold\nDog\n", "must be 0 to 1, not"),
+        (b'label,threshold\n"Dog"s,0.5\n', "expected after"),
         (b'{"Dog": 0.5', "delimiter"),
         (b"[" * 100_000, "has no columns"),
         (b'{"a":' * 100_000, "recursion"),
@@ -82,8 +83,10 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_named_labels_get_their_value_and_the_others_keep_theirs() -> None:
     labels = LabelSet(("Dog", "Cat", "Rain"))
     assert labels.fill({"cat": 0.9}, (0.1, 0.2, 0.3)) == (0.1, 0.9, 0.3)
-    with pytest.raises(UsageError, match=r"label 'Catt': the model does not know it\. Did you mean 'Cat'"):
-        labels.fill({"Catt": 0.9}, (0.1, 0.2, 0.3))
+    with pytest.raises(UsageError, match=r"label 'CATT': the model does not know it\. Did you mean 'Cat'"):
+        labels.fill({"CATT": 0.9}, (0.1, 0.2, 0.3))
+    with pytest.raises(UsageError, match=rf"Did you mean '{PLUCKED}'"):
+        LabelSet(("Dog", PLUCKED)).fill({"Plucked": 0.9}, (0.1, 0.2))
     with pytest.raises(UsageError, match="the model does not know it"):
         labels.fill({"*": 0.9}, (0.1, 0.2, 0.3))
 

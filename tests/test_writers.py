@@ -22,18 +22,20 @@ HEADER = run_header(model="tiny", revision=None, sha256="ab12", parameters={"top
 DOG = ClipResult(path="a/dog.wav", duration=5.0, tags=(Tag("Dog", 0.93), Tag("Musical instrument, plucked", 0.1234567)))
 SILENCE = ClipResult(path="a/silence.wav", duration=3.2, tags=(), warning="ends in the middle of a frame")
 BROKEN = Failure(path="a/broken.mp3", error="not decodable: no sync word")
-RIGHT = ClipResult(path="s.wav", duration=1.0, start=2.0, channel=1, tags=(Tag("Siren", 1.0),))
+# Numbers with more digits than are shown.
+RIGHT = ClipResult(path="s.wav", duration=1.0001, start=2.0001, channel=1, tags=(Tag("Siren", 1.0),))
 WINDOWS = ClipResult(
     path="w.wav", duration=9.0, tags=(Tag("Dog", 0.5),),
     windows=(
-        WindowResult(start=0.0, end=5.119, tags=(Tag("Dog", 0.75), Tag("Siren", 0.5))),
-        WindowResult(start=5.119, end=9.0, tags=()),
+        WindowResult(start=0.0, end=5.11906, tags=(Tag("Dog", 0.75), Tag("Siren", 0.5))),
+        WindowResult(start=5.11906, end=9.0, tags=()),
     ),
 )  # fmt: skip
 EVENTS = ClipResult(
     path="e.wav", duration=60.0, start=10.0, tags=(Tag("Siren", 0.75), Tag("Dog", 0.5)),
     events=(
-        Event(label="Dog", start=10.0, end=12.5, score=0.5), Event(label="Siren", start=61.25, end=70.0, score=0.75),
+        Event(label="Dog", start=10.0001, end=12.5001, score=0.5000001),
+        Event(label="Siren", start=61.25, end=70.0, score=0.75),
     ),
 )  # fmt: skip
 RESULTS = (DOG, SILENCE, BROKEN, RIGHT, WINDOWS, EVENTS)
@@ -198,6 +200,7 @@ def test_on_a_narrow_terminal_bars_give_way_then_labels_fold_and_numbers_stay(
     writer = open_writer("table", Output(terminal, "terminal"), header=HEADER)
     writer.begin()
     writer.write(ClipResult(path="a", duration=1.0, tags=(Tag("Dog", 0.93), Tag("Car alarm", 0.1234567))))
+    assert terminal.getvalue().startswith(b"\x1b[1ma\x1b[0m"), "in bold"
     lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue().decode()).splitlines()
     assert lines[-len(NARROW[columns]) :] == NARROW[columns]
 
@@ -211,14 +214,19 @@ def test_times_of_windows_are_aligned_in_the_table() -> None:
     ]
 
 
-def test_parquet_has_the_columns_of_csv_with_types_and_the_header() -> None:
+def test_parquet_has_the_columns_of_csv_with_types_and_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.read_table(io.BytesIO(written("parquet", *RESULTS, Failure(path="\udcff", error="x"))))
+    monkeypatch.setattr("audiotag.writers.parquet.ROWS_IN_GROUP", 4)
+    odd = ClipResult(path="odd.wav", start=0.12345, duration=1 / 3, tags=(Tag("Dog", 2 / 3),))
+    file = parquet.ParquetFile(io.BytesIO(written("parquet", odd, *RESULTS, Failure(path="\udcff", error="x"))))
+    assert file.num_row_groups == 3, "not all of a large table is held in memory"
+    table = file.read()
     assert ",".join(table.column_names) == written("csv").decode().strip()
     assert json.loads(table.schema.metadata[b"audiotag"]) == HEADER
     rows = table.to_pylist()
-    assert len(rows) == 10
-    assert rows[1] == {
+    assert len(rows) == 11
+    assert [rows[0][name] for name in ("start", "end", "score")] == [0.123, 0.457, 0.666667]
+    assert rows[2] == {
         "path": "a/dog.wav", "status": "ok", "start": 0.0, "end": 5.0, "channel": None, "rank": 2,
         "label": "Musical instrument, plucked", "score": 0.123457, "error": None,
     }  # fmt: skip
@@ -314,7 +322,7 @@ def test_a_pipe_gets_ndjson() -> None:
 
 
 def test_csv_has_no_place_for_a_header() -> None:
-    with pytest.raises(UsageError, match="csv has no place for it"):
+    with pytest.raises(UsageError, match=r"csv has no place for it\. Use json, ndjson or parquet$"):
         pick_format("csv", None, header=True)
 
 

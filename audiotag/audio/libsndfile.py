@@ -29,7 +29,7 @@ MAX_PAGE_SECONDS = 40
 MAX_FRAMES_PER_BYTE = 8192
 # A size from here on (sox writes 0x7FFFFFFF less a little, ffmpeg 0xFFFFFFFF) means that the writer did not know it.
 UNKNOWN_BYTES = 0x7FFF_0000
-_PROMISE = re.compile(r"^ *(?:data|SSND|riff|Riff size) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_PROMISE = re.compile(r"^ *(?:data|SSND|riff|Riff size|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _WAV_SIZE = re.compile(r"^(?:RIFF|data) : (\d+)$", re.MULTILINE)
 
 

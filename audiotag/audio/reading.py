@@ -335,8 +335,6 @@ def _take(blocks: Iterable[FloatArray], n_frames: int | None) -> Iterator[FloatA
     if n_frames is None:
         yield from blocks
         return
-    if n_frames == 0:
-        return
     for block in blocks:
         yield block[:n_frames]
         n_frames -= len(block)

@@ -28,7 +28,7 @@ def reformat(
     Example: audiotag reformat tags.ndjson --out tags.csv
     """
     name = pick_format(form, out, header=header)
-    from audiotag.journal import check_output, journal_path, write_beside
+    from audiotag.journal import check_output, forget_run, journal_path, write_beside
     from audiotag.reformat import reformat as run
 
     path = None if results == "-" else Path(results)
@@ -43,18 +43,8 @@ def reformat(
                 return
             check_output(out, "overwrite" if overwrite else "new")
             counts: list[int] = []
-            write_beside(
-                out, lambda output: counts.append(write(output)), before_replacing=lambda *_: _forget_run(out)
-            )
+            write_beside(out, lambda output: counts.append(write(output)), before_replacing=lambda *_: forget_run(out))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DataError(f"{results}: {error.strerror}. Give a file that audiotag wrote") from error
     if not quiet:
         say(f"audiotag: {counts[0]:,} results in {out}")
-
-
-def _forget_run(out: Path) -> None:
-    """Takes away what tells of the bytes that are replaced."""
-    from audiotag.journal import journal_path, provenance_path
-
-    for path in (provenance_path(out), journal_path(out)):
-        path.unlink(missing_ok=True)

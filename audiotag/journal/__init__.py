@@ -15,7 +15,15 @@ from audiotag.journal.fingerprint import differences, settings_of, short_json
 from audiotag.journal.finished import quoted_rows, read_finished
 from audiotag.journal.journaled_file import JournaledFile
 from audiotag.journal.lines import Entry
-from audiotag.journal.places import Mode, check_output, journal_path, provenance_path, side_path, write_provenance
+from audiotag.journal.places import (
+    Mode,
+    check_output,
+    forget_run,
+    journal_path,
+    provenance_path,
+    side_path,
+    write_provenance,
+)
 
 __all__ = [
     "Entry",
@@ -24,6 +32,7 @@ __all__ = [
     "check_output",
     "differences",
     "explained",
+    "forget_run",
     "journal_path",
     "open_locked",
     "provenance_path",

@@ -52,7 +52,7 @@ def read_finished(path: Path, *, form: str, header: Mapping[str, Any], with_head
 
     try:
         write_beside(journal_path(path), write)
-    except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise _not_as_finished(path, "is not as it was written") from error
     return None
 

@@ -268,8 +268,7 @@ class JournaledFile:
             side_path(self.path).unlink(missing_ok=True)
 
     def _is_in_order(self) -> bool:
-        ends = (self._head_end, self._output.n_bytes)
-        return tuple(self._ranges) == ends or (not self._ranges and ends[0] == ends[1])
+        return tuple(self._ranges) == (self._head_end, self._output.n_bytes)
 
     def _sort(self, provenance: Mapping[str, Any]) -> None:
         self._output.file.close()  # it is replaced

@@ -55,6 +55,12 @@ def check_output(path: Path, mode: Mode) -> None:
         raise OutputError(f"{path}: exists. Choose another name, or replace it with --overwrite")
 
 
+def forget_run(path: Path) -> None:
+    """Takes away what tells of an output's bytes before they are replaced."""
+    for beside in (provenance_path(path), journal_path(path), side_path(path)):
+        beside.unlink(missing_ok=True)
+
+
 def write_provenance(path: Path, provenance: Mapping[str, Any]) -> None:
     """Puts what made an output beside it."""
     text = json.dumps(provenance, indent=2) + "\n"

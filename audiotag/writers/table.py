@@ -44,7 +44,7 @@ class TableWriter:
         """Finds out what the terminal can show."""
         from rich.console import Console
 
-        self._console = Console(file=_AsText(self._out), highlight=False, markup=False, emoji=False)  # type: ignore[arg-type]
+        self._console = Console(file=_AsText(self._out))  # type: ignore[arg-type]
 
     def write(self, result: Result) -> None:
         """Prints a result."""
