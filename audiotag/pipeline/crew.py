@@ -80,8 +80,14 @@ class Crew:
         ]
 
     def scored_items(self) -> Iterator[tuple[Item, ScoreArray | None]]:
-        """All items, windows with their scores `[class]`; an error of a thread comes after what was decoded before."""
+        """All items, windows with their scores `[class]`; an error of a thread comes after what was decoded before.
+
+        Raises:
+            RuntimeError: Python is ending.
+        """
         _running.add(self)
+        if _is_ending.is_set():
+            raise RuntimeError(_ENDING)
         for thread in self._threads:
             thread.start()
         while (batch := self._batches.get()) is not None:
@@ -92,6 +98,8 @@ class Crew:
             yield from ((item, next(scores) if isinstance(item, WindowItem) else None) for item in items)
         if self._error is not None:
             raise self._error
+        if self._is_stopped:
+            raise RuntimeError(_ENDING)
 
     def clip_is_out(self) -> None:
         """A clip's results have left: one more may be begun."""
@@ -226,10 +234,14 @@ class Crew:
 
 
 # Python kills daemon threads where they are when it ends; in the middle of a library's call that aborts the process.
+# A caller's own daemon threads, such as those of a web server, go on after that, and may not begin others.
 _running: weakref.WeakSet[Crew] = weakref.WeakSet()
+_is_ending = threading.Event()
+_ENDING = "tagging: Python is ending, and its threads with it"
 
 
 @atexit.register
 def _stop_all() -> None:
+    _is_ending.set()
     for crew in tuple(_running):
         crew.stop()
