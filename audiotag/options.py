@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal
 
 from audiotag.config import Aggregate, ModelConfig
 from audiotag.errors import UsageError
@@ -33,7 +35,7 @@ class EventOptions:
     """Which stretches of time become events.
 
     Raises:
-        UsageError: a value is out of its range.
+        UsageError: a value is out of its range, or of another type.
     """
 
     min_duration: float = 0.0  # seconds; shorter ones are left out
@@ -41,7 +43,7 @@ class EventOptions:
 
     def __post_init__(self) -> None:
         for name, value in (("min-duration", self.min_duration), ("max-gap", self.max_gap)):
-            _check(0 <= value <= MAX_SECONDS, name, f"0 to {MAX_SECONDS:g} seconds", value)
+            _check(_is_number(value, 0, MAX_SECONDS), name, f"0 to {MAX_SECONDS:g} seconds", value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +51,12 @@ class TagOptions:
     """Which part of a clip is heard, and which scores become tags.
 
     Raises:
-        UsageError: a value is out of its range.
+        UsageError: a value is out of its range, or of another type.
     """
 
     hop: float | None = None  # seconds between windows; None: the model's window, for events a quarter of it
     max_windows: int | None = None  # that many views spread evenly, instead of a window every hop
-    channels: str = "mix"  # mix (the mean), left, right, each, or a number from 0
+    channels: str = "mix"  # mix (the mean), left, right, each, or a number from 0, as text
     start: float = 0.0  # seconds
     duration: float | None = None  # seconds; None: to the end
     aggregate: Aggregate | None = None  # over a clip's windows; None: the model's
@@ -68,18 +70,26 @@ class TagOptions:
 
     def __post_init__(self) -> None:
         _check_seconds("hop", self.hop)
-        _check(self.max_windows is None or self.max_windows > 0, "max-windows", "1 or more", self.max_windows)
-        numbered = self.channels.isascii() and self.channels.isdigit()
-        _check(numbered or self.channels in CHANNELS, "channels", f"{', '.join(CHANNELS)} or a number", self.channels)
-        _check(0 <= self.start <= MAX_SECONDS, "start", f"0 to {MAX_SECONDS:g} seconds", self.start)
+        _check_count("max-windows", self.max_windows)
+        known = f"{', '.join(CHANNELS)} or a number such as '0'"
+        _check(self.channels in CHANNELS or _is_channel_number(self.channels), "channels", known, self.channels)
+        _check(_is_number(self.start, 0, MAX_SECONDS), "start", f"0 to {MAX_SECONDS:g} seconds", self.start)
         _check_seconds("duration", self.duration)
         _check(self.aggregate in (None, *AGGREGATES), "aggregate", " or ".join(AGGREGATES), self.aggregate)
-        _check(self.top_k >= 0, "top-k", "0 (all) or more", self.top_k)
-        _check(self.threshold is None or 0 <= self.threshold <= 1, "threshold", "0 to 1", self.threshold)
-        for label, value in (self.thresholds or {}).items():
-            _check(0 <= value <= 1, f"the threshold of {label!r}", "0 to 1", value)
+        _check(_is_number(self.top_k, 0, kind=Integral), "top-k", "a whole number, 0 (all) or more", self.top_k)
+        _check(self.threshold is None or _is_number(self.threshold, 0, 1), "threshold", "0 to 1", self.threshold)
+        self._check_labels()
+        _check(self.events is None or isinstance(self.events, EventOptions), "events", "EventOptions()", self.events)
         _check(self.hop is None or self.max_windows is None, "max-windows", "without hop", self.max_windows)
         _check(self.events is None or self.max_windows is None, "max-windows", "without events", self.max_windows)
+
+    def _check_labels(self) -> None:
+        thresholds = {} if self.thresholds is None else self.thresholds
+        _check(isinstance(thresholds, Mapping), "thresholds", "a mapping, as {'Dog': 0.3}", thresholds)
+        for label, value in thresholds.items():
+            _check(_is_number(value, 0, 1), f"the threshold of {label!r}", "0 to 1", value)
+        for name, labels in (("include-labels", self.include_labels), ("exclude-labels", self.exclude_labels)):
+            _check(not isinstance(labels, str), name, "several, as ('Dog', 'Cat*')", labels)
 
     def hop_length(self, config: ModelConfig) -> int:
         """Samples between the starts of windows, at the model's rate."""
@@ -94,7 +104,7 @@ class EngineOptions:
     """What computes the logits, and how many windows and threads at a time.
 
     Raises:
-        UsageError: a value is out of its range, or no engine has this device and precision together.
+        UsageError: a value is out of its range or of another type, or no engine has this device and precision together.
     """
 
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
@@ -105,13 +115,14 @@ class EngineOptions:
     threads: int | None = None  # threads of the engine on a CPU; None: one a core
 
     def __post_init__(self) -> None:
-        _check(_DEVICE.fullmatch(self.device) is not None, "device", "auto, cpu, cuda, cuda:N or mps", self.device)
+        is_device = isinstance(self.device, str) and _DEVICE.fullmatch(self.device) is not None
+        _check(is_device, "device", "auto, cpu, cuda, cuda:N or mps", self.device)
         _check(self.engine in ENGINES, "engine", ", ".join(ENGINES), self.engine)
         _check(self.precision in PRECISIONS, "precision", ", ".join(PRECISIONS), self.precision)
         for name, value in (
             ("batch-size", self.batch_size), ("workers", self.workers), ("threads", self.threads)
         ):  # fmt: skip
-            _check(value is None or value > 0, name, "1 or more", value)
+            _check_count(name, value)
         self._check_together()
 
     def _check_together(self) -> None:
@@ -133,7 +144,20 @@ def _check(is_allowed: bool, name: str, allowed: str, value: object) -> None:
 
 def _check_seconds(name: str, value: float | None) -> None:
     allowed = f"more than 0 seconds and at most {MAX_SECONDS:g}"
-    _check(value is None or 0 < value <= MAX_SECONDS, name, allowed, value)
+    _check(value is None or (_is_number(value, 0, MAX_SECONDS) and value > 0), name, allowed, value)
+
+
+def _check_count(name: str, value: int | None) -> None:
+    _check(value is None or _is_number(value, 1, kind=Integral), name, "a whole number, 1 or more", value)
+
+
+def _is_number(value: Any, least: float, most: float = math.inf, *, kind: type[Any] = Real) -> bool:
+    """Whether it is a number, which may be one of numpy's, in a range."""
+    return isinstance(value, kind) and least <= value <= most
+
+
+def _is_channel_number(text: object) -> bool:
+    return isinstance(text, str) and text.isascii() and text.isdigit()
 
 
 def has_gpu() -> bool:

@@ -42,13 +42,20 @@ def load(model: str | os.PathLike[str] | None = None, *, device: str = "auto") -
     Raises:
         ModelError: there is no such model, or it cannot be read.
         EngineError: the device is not available.
+        UsageError: `device` is none of auto, cpu, cuda, cuda:N and mps.
     """
     options = EngineOptions(device=device)
     return Tagger(resolve_model(model, engine=options), options=options)
 
 
 class Tagger:
-    """A model on an engine, ready to tag."""
+    """A model on an engine, ready to tag; threads may share it.
+
+    `load` makes one. `Tagger(tagger.model, options=...)` makes another of the same model, on an engine told otherwise.
+
+    Raises:
+        ModelError, EngineError: as `load` does.
+    """
 
     def __init__(self, folder: ModelFolder, *, options: EngineOptions | None = None) -> None:
         self.options = options or EngineOptions()
@@ -86,6 +93,7 @@ class Tagger:
 
         Raises:
             AudioError: it could not be read.
+            UsageError: an option is out of its range or does not fit the model, or would give several results.
         """
         options = options or TagOptions()
         if options.channels == "each":

@@ -251,6 +251,7 @@ def test_an_interrupt_while_threads_begin_leaves_none(monkeypatch: pytest.Monkey
 
 
 def test_a_stop_that_is_interrupted_is_done_again_when_python_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audiotag.pipeline.crew._is_ending", threading.Event())
     monkeypatch.setattr("random.random", lambda: 1.0)
     crew = FakeWork([100_000], score_seconds=0.3).crew()
     next(crew.scored_items())
@@ -259,6 +260,18 @@ def test_a_stop_that_is_interrupted_is_done_again_when_python_ends(monkeypatch: 
         with pytest.raises(KeyboardInterrupt):
             crew.stop()
     _stop_all()
+    assert_no_threads_left()
+
+
+def test_when_python_ends_a_run_says_that_it_is_cut_short_and_none_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audiotag.pipeline.crew._is_ending", threading.Event())
+    work = FakeWork([100_000])
+    items = work.crew().scored_items()
+    next(items)
+    _stop_all()
+    for rest in (items, work.crew().scored_items()):
+        with pytest.raises(RuntimeError, match="Python is ending"):
+            list(rest)
     assert_no_threads_left()
 
 

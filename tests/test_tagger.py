@@ -320,6 +320,30 @@ def test_an_unknown_label_is_refused_before_the_first_input(tagger: Tagger) -> N
         tagger.tag_many(iter([]), options=TagOptions(include_labels=("Dogg",)))
 
 
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: TagOptions(top_k="3"), "top-k must be a whole number, 0 (all) or more, not '3'"),
+        (lambda: TagOptions(max_windows=2.5), "max-windows must be a whole number, 1 or more, not 2.5"),
+        (lambda: TagOptions(threshold="0.3"), "threshold must be 0 to 1, not '0.3'"),
+        (lambda: TagOptions(threshold=np.array([0.3])), "threshold must be 0 to 1, not array([0.3])"),
+        (lambda: TagOptions(thresholds="my.json"), "thresholds must be a mapping, as {'Dog': 0.3}, not 'my.json'"),
+        (lambda: TagOptions(start=None), "start must be 0 to 1e+09 seconds, not None"),
+        (lambda: TagOptions(hop="0.5"), "hop must be more than 0 seconds and at most 1e+09, not '0.5'"),
+        (lambda: TagOptions(channels=1), "channels must be mix, left, right, each or a number such as '0', not 1"),
+        (lambda: TagOptions(include_labels="Dog"), "include-labels must be several, as ('Dog', 'Cat*'), not 'Dog'"),
+        (lambda: TagOptions(events=True), "events must be EventOptions(), not True"),
+        (lambda: EventOptions(max_gap="1"), "max-gap must be 0 to 1e+09 seconds, not '1'"),
+        (lambda: EngineOptions(batch_size=2.5), "batch-size must be a whole number, 1 or more, not 2.5"),
+        (lambda: EngineOptions(device=0), "device must be auto, cpu, cuda, cuda:N or mps, not 0"),
+    ],
+)  # fmt: skip
+def test_an_option_of_another_type_is_refused_by_its_name(make: Callable[[], object], told: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        make()
+    assert str(refused.value) == told
+
+
 def test_silence_is_an_answer_like_any_other(tagger: Tagger, write_wav: WriteWav) -> None:
     assert len(tagger.tag(write_wav("a.wav", silence(seconds=0.9)), options=ALL).tags) == 3
 

@@ -84,6 +84,7 @@ class Crew:
 
         Raises:
             EngineError: the system does not allow so many threads.
+            RuntimeError: Python is ending.
         """
         self._start()
         while (batch := self._batches.get()) is not None:
@@ -94,9 +95,13 @@ class Crew:
             yield from ((item, next(scores) if isinstance(item, WindowItem) else None) for item in items)
         if self._error is not None:
             raise self._error
+        if self._is_stopped:
+            raise RuntimeError(_ENDING)
 
     def _start(self) -> None:
         _running.add(self)
+        if _is_ending.is_set():
+            raise RuntimeError(_ENDING)
         try:
             for thread in self._threads:
                 thread.start()
@@ -239,10 +244,14 @@ class Crew:
 
 
 # Python kills daemon threads where they are when it ends; in the middle of a library's call that aborts the process.
+# A caller's own daemon threads, such as those of a web server, go on after that, and may not begin others.
 _running: weakref.WeakSet[Crew] = weakref.WeakSet()
+_is_ending = threading.Event()
+_ENDING = "tagging: Python is ending, and its threads with it"
 
 
 @atexit.register
 def _stop_all() -> None:
+    _is_ending.set()
     for crew in tuple(_running):
         crew.stop()
