@@ -79,6 +79,13 @@ def test_without_failures_the_exit_code_is_0(run_audiotag: RunAudiotag, sounds: 
     assert last_line(ran).startswith("0 ok, 3 empty, 0 failed; 0.0008 h of audio, ")
 
 
+def test_a_run_into_a_file_says_how_to_see_more_where_it_found_nothing(
+    run_audiotag: RunAudiotag, sounds: Path
+) -> None:
+    ran = run_audiotag("batch", "in/a.wav", "in/sub", "-t", "1", "--out", "out.csv")
+    assert "no label reached its threshold in 3 of 3 inputs. -t 0 shows the likeliest labels" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [

@@ -12,6 +12,7 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, TAG, record_of
+from audiotag.cli.progress import counted
 from audiotag.errors import ExitCode, NoInputsError, UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Found, Input, find_inputs, refuse_input_as_output, sources_of
@@ -76,15 +77,19 @@ def predict(
         with closing(tagger.tag_many(found, options=tag_options)) as results:
             counts = _write(results, writer, tells=name != "table")
     if name == "table" and not quiet:
-        explain_empty(counts["empty"], counts.total())
+        explain_empty(counts["empty"], counts.total(), tag_options)
     return ExitCode.SOME_FAILED if counts["failed"] else ExitCode.OK
 
 
-def explain_empty(n_empty: int, n_inputs: int) -> None:
+def explain_empty(n_empty: int, n_inputs: int, tag_options: TagOptions) -> None:
     """Tells people why there is nothing to see, and what to do."""
-    if n_empty:
-        how_many = f"{n_empty:,} of {n_inputs:,}"
-        typer.echo(f"audiotag: no label reached its threshold in {how_many}. A lower -t shows weaker ones", err=True)
+    if not n_empty:
+        return
+    how_many = f"{n_empty:,} of {counted(n_inputs, 'input')}"
+    # The mean of many windows hides a short sound. Of -t 0 events would know nothing: all would be one.
+    weaker, short = "-t 0 shows the likeliest labels", "`audiotag events` finds short sounds in long recordings"
+    way_out = "A lower -t shows weaker ones" if tag_options.events is not None else f"{weaker}; {short}"
+    typer.echo(f"audiotag: no label reached its threshold in {how_many}. {way_out}", err=True)
 
 
 def check_labels(tag_options: TagOptions, folder: ModelFolder) -> None:

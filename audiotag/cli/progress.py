@@ -30,6 +30,15 @@ def hours(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 3600:.4f} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "input"), counted(2000, "input")
+    ('1 input', '2,000 inputs')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def real_time(seconds: float, elapsed: float) -> str:
     """How many times faster than listening."""
     factor = seconds / max(elapsed, 1e-9)

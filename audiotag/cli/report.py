@@ -94,7 +94,7 @@ def report(
     status = StatusLine(quiet=quiet or not progress)
     _write(_page(tagger, found, tag_options, kept.results, status, most=max_excerpts, sound=sound), out)
     if not quiet:
-        explain_empty(tally.n_empty, tally.n_inputs)
+        explain_empty(tally.n_empty, tally.n_inputs, tag_options)
         say_summary(tally, shown)
     return tally.exit_code
 

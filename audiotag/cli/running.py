@@ -133,9 +133,8 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
     session = _Session(tagger, tag_options, tally, progress, count=count, shard=run.shard, strict=run.strict)
     with interruptible(tally, run.out), progress:
         session.run(found, run.out, name, with_header=run.header, mode=mode)
-    if name == "table" and not run.quiet:
-        explain_empty(tally.n_empty, tally.n_inputs)
     if not run.quiet:
+        explain_empty(tally.n_empty, tally.n_inputs, tag_options)
         say_summary(tally, progress)
     return tally.exit_code
 
