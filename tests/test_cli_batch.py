@@ -28,7 +28,7 @@ RunAudiotag = Callable[..., Ran]
 WriteWav = Callable[..., Path]
 
 AUDIOTAG = f"{shlex.quote(sys.executable)} -m audiotag"
-SUMMARY = re.compile(r"(\d+) ok, (\d+) empty, (\d+) failed; [\d.]+ h of audio, [\d,.]+ x real time")
+SUMMARY = re.compile(r"(\d+) ok, (\d+) empty, (\d+) failed; [\d.]+ s of audio, [\d,.]+ x real time")
 
 
 pytestmark = pytest.mark.usefixtures("in_folder_with_tiny_model")
@@ -76,7 +76,7 @@ def test_without_failures_the_exit_code_is_0(run_audiotag: RunAudiotag, sounds: 
     ran = run_audiotag("batch", "in/a.wav", "in/sub", "-t", "1")
     assert ran.code == 0
     assert [json.loads(line)["status"] for line in ran.stdout.splitlines()] == ["empty"] * 3
-    assert last_line(ran).startswith("0 ok, 3 empty, 0 failed; 0.0008 h of audio, ")
+    assert last_line(ran).startswith("0 ok, 3 empty, 0 failed; 3.0 s of audio, ")
 
 
 def test_a_run_into_a_file_says_how_to_see_more_where_it_found_nothing(
@@ -140,6 +140,14 @@ def test_each_channel_has_its_record_and_the_input_counts_once(
     assert [(record["path"], record["channel"]) for record in records] == [
         ("in/one.wav", 0), ("in/two.wav", 0), ("in/two.wav", 1),
     ]  # fmt: skip
+
+
+def test_no_speed_is_told_where_nothing_was_left_to_tag(run_audiotag: RunAudiotag, sounds: Path) -> None:
+    arguments = ("batch", "in/a.wav", "in/sub", "-t", "0", "--out", "out.csv")
+    for path in sounds.rglob("*.wav"):
+        os.utime(path, (0, 0))
+    assert SUMMARY.fullmatch(last_line(run_audiotag(*arguments)))
+    assert last_line(run_audiotag(*arguments, "--resume")) == "3 ok, 0 empty, 0 failed; 3.0 s of audio"
 
 
 # --- the file ---
@@ -448,7 +456,7 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     assert lines[0] == "tag   in/a.wav  1.000 s"
     assert lines[1].startswith("tag   in/broken.mp3  cannot be read: not decodable")
     assert lines[2] == "skip  in/notes.txt  not a suffix of audio or video: .txt"
-    assert re.fullmatch(r"4 inputs, 0\.0008 h, 0\.1 MB; 1 skipped; about 0:00:0\d to tag", total)
+    assert re.fullmatch(r"4 inputs, 3\.0 s, 0\.1 MB; 1 skipped; about 0:00:0[1-9] to tag", total)
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -493,17 +501,17 @@ def test_a_label_track_of_several_inputs_is_refused_before_the_first_is_tagged(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "hours"),
+    ("arguments", "length"),
     [
-        (["--hop", "0.1"], "0.0008 h"),
-        (["--hop", "0.1", "--channels", "each"], "0.0008 h"),
-        (["--hop", "0.1", "--start", "0.8", "--duration", "0.4"], "0.0002 h"),
-        (["--max-windows", "2"], "0.0008 h"),
+        (["--hop", "0.1"], "3.0 s"),
+        (["--hop", "0.1", "--channels", "each"], "3.0 s"),
+        (["--hop", "0.1", "--start", "0.8", "--duration", "0.4"], "0.6 s"),
+        (["--max-windows", "2"], "3.0 s"),
     ],
 )
 def test_the_plan_counts_the_windows_that_the_run_then_tags(
     arguments: list[str],
-    hours: str,
+    length: str,
     run_audiotag: RunAudiotag,
     write_wav: WriteWav,
     monkeypatch: pytest.MonkeyPatch,
@@ -515,7 +523,7 @@ def test_the_plan_counts_the_windows_that_the_run_then_tags(
     told = run_audiotag("batch", "in", "--dry-run", *arguments).stdout.splitlines()[-1]
     ran = run_audiotag("batch", "in", "--windows", "-t", "0", "-f", "ndjson", *arguments)
     minutes = sum(len(json.loads(line)["windows"]) for line in ran.stdout.splitlines())
-    assert told == f"3 inputs, {hours}, 0.1 MB; 0 skipped; about 0:{minutes:02d}:00 to tag"
+    assert told == f"3 inputs, {length}, 0.1 MB; 0 skipped; about 0:{minutes:02d}:00 to tag"
 
 
 # --- Ctrl-C ---

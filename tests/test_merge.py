@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Ran, noise, stereo, tone
 
+from audiotag.cli.progress import counted
 from audiotag.inputs import Input, Shard, in_shard, parse_shard
 from audiotag.merge import merge
 
@@ -123,8 +124,8 @@ def test_the_dry_run_shows_the_shard_s_plan(run_audiotag: RunAudiotag, sounds: P
     shown: list[str] = []
     for number in range(1, COUNT + 1):
         *lines, told, total = run_audiotag("batch", "in", "-n", "--shard", f"{number}/{COUNT}").stdout.splitlines()
-        assert told == f"shard {number}/{COUNT}; {12 - len(lines)} inputs are in the others"
-        assert total.startswith(f"{len(lines)} inputs, ")
+        assert told == f"shard {number}/{COUNT}; inputs in the others: {12 - len(lines)}"
+        assert total.startswith(f"{counted(len(lines), 'input')}, ")
         shown += lines
     whole = run_audiotag("batch", "in", "-n").stdout.splitlines()[:-1]
     assert sorted(shown) == sorted(whole)

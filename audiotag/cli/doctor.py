@@ -17,6 +17,7 @@ import typer
 
 from audiotag import __version__
 from audiotag.cli import options
+from audiotag.cli.progress import counted
 from audiotag.errors import AudiotagError, ExitCode, UsageError, install_line
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS
 from audiotag.options import core_count
@@ -135,7 +136,7 @@ def _cache() -> Check:
 
     folder = hub_cache()
     n_models = len(list(folder.glob("models--*"))) if folder.is_dir() else 0
-    return Check("cache", "ok", f"{folder}, {n_models} models")
+    return Check("cache", "ok", f"{folder}, {counted(n_models, 'model')}")
 
 
 def _tuning() -> Check:
@@ -144,7 +145,7 @@ def _tuning() -> Check:
     n_kept = len(list(tuning_folder().glob("*.json")))
     if not n_kept:
         return Check("tuning", "absent", "engines choose their batches by rule; `audiotag bench --tune` measures")
-    return Check("tuning", "ok", f"{tuning_folder()}, {n_kept} engines")
+    return Check("tuning", "ok", f"{tuning_folder()}, {counted(n_kept, 'engine')}")
 
 
 def _describe_model(model: str | None) -> str:
@@ -173,7 +174,7 @@ def file_checks(path: Path) -> Iterator[Check]:
         return
     length = "length unknown" if info.duration is None else f"{info.duration:.3f} s"
     yield Check("open", "ok", f"{info.decoder}: {info.container}, {info.codec}")
-    yield Check("holds", "ok", f"{length}, {info.sample_rate} Hz, {info.n_channels} channels")
+    yield Check("holds", "ok", f"{length}, {info.sample_rate} Hz, {counted(info.n_channels, 'channel')}")
     yield Check("seekable", "ok" if info.seekable else "absent", "--max-windows can skip" if info.seekable else "no")
     yield _decode_check(path, info.sample_rate)
 

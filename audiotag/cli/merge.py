@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from audiotag.cli import options
-from audiotag.cli.progress import hours
+from audiotag.cli.progress import counted, length_of
 
 
 def merge(
@@ -28,4 +28,5 @@ def merge(
     whole = merge_outputs(outputs, out, mode="overwrite" if overwrite else "new")
     if not quiet:
         counts = ", ".join(f"{number:,} {status}" for status, number in whole["inputs"].items())
-        typer.echo(f"{len(outputs)} shards: {counts}; {hours(whole['seconds_of_audio'])} of audio", err=True)
+        n_shards, length = counted(len(outputs), "shard"), length_of(whole["seconds_of_audio"])
+        typer.echo(f"{n_shards}: {counts}; {length} of audio", err=True)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from audiotag.cli import options
+from audiotag.cli.progress import counted
 from audiotag.errors import DataError
 from audiotag.writers import open_output, pick_format
 
@@ -48,7 +49,7 @@ def reformat(
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DataError(f"{results}: {error.strerror}. Give a file that audiotag wrote") from error
     if not quiet:
-        typer.echo(f"audiotag: {counts[0]:,} results in {out}", err=True)
+        typer.echo(f"audiotag: {counted(counts[0], 'result')} in {out}", err=True)
 
 
 def _forget_run(out: Path) -> None:

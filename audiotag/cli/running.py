@@ -18,7 +18,7 @@ from audiotag.cli.interruption import interruptible
 from audiotag.cli.options import record_of
 from audiotag.cli.plan import show_plan
 from audiotag.cli.predict import as_many_as_fit, at_least_one, check_labels, explain_empty, warn_of_trouble
-from audiotag.cli.progress import Progress, hours, real_time
+from audiotag.cli.progress import Progress, length_of, real_time
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Found, Input, Shard, find_inputs, in_shard, refuse_input_as_output, sources_of
@@ -235,5 +235,6 @@ def tag_all(
 def say_summary(tally: Tally, progress: Progress) -> None:
     """The last line of a run: how its inputs ended, and how fast."""
     counts = f"{tally.n_ok:,} ok, {tally.n_empty:,} empty, {tally.n_failed:,} failed"
-    speed = real_time(progress.seconds, progress.elapsed)
-    typer.echo(f"{counts}; {hours(tally.seconds)} of audio, {speed}", err=True)
+    # An earlier session may have done everything, and what failed has no seconds.
+    speed = f", {real_time(progress.seconds, progress.elapsed)}" if progress.seconds else ""
+    typer.echo(f"{counts}; {length_of(tally.seconds)} of audio{speed}", err=True)
