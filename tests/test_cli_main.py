@@ -130,6 +130,9 @@ def test_what_needs_torch_says_what_to_install(arguments: list[str], tmp_path: P
         (["predict", "a.wav", "--top-k", "many"], "Invalid value for '--top-k'"),
         (["predict", "a.wav", "--format", "yaml"], "'yaml' is not one of"),
         (["predict", "a.wav", "--start", "1:99"], "'1:99' is not a time"),
+        (["predict", "a.wav", "-t", "0,3"], "'0,3' is not a score; write a number from 0 to 1"),
+        (["predict", "a.wav", "-t", "30"], "'30' is not a score; write a number from 0 to 1"),
+        (["predict", "a.wav", "--out", "tags"], "tags: has no suffix to tell the format. Add --format"),
         (["predict", "a.wav", "--aggregate", "median"], "'median' is not one of mean, max"),
         (["predict", "a.wav", "--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, not 'tpu'"),
         (["predict", "a.wav", "--device", "cuda:256"], "mps, not 'cuda:256'"),  # torch takes it for cuda:0
@@ -173,8 +176,8 @@ def test_an_unknown_label_is_exit_2_with_the_nearest_name(tiny_model_folder: Pat
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        (["predict", "empty"], 4, "no inputs"),
-        (["predict", "a.wav", "--out", "nowhere/tags.csv"], 1, "nowhere/tags.csv: cannot be written"),
+        (["predict", "empty"], 4, "there is no audio or video in what was named"),
+        (["predict", "a.wav", "--out", "nowhere/tags.csv"], 1, "No such file or directory. Make its folder first"),
         (["predict", "a.wav", "--out", "tags.docx"], 2, "no format has the suffix '.docx'"),
     ],
     ids=["no inputs", "unwritable output", "unknown suffix"],

@@ -49,6 +49,17 @@ def parse_seconds(text: str | float) -> float:
     return seconds
 
 
+def parse_score(text: str) -> float:
+    """A score: a number from 0 to 1."""
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1.0
+    if not 0 <= score <= 1:
+        raise typer.BadParameter(f"{text!r} is not a score; write a number from 0 to 1, with a point (0.3)")
+    return score
+
+
 def one_of(names: Iterable[str]) -> Callable[[str], str]:
     """A parser that takes one of `names`, and lists them where it was given another word."""
     allowed = tuple(names)
@@ -202,8 +213,8 @@ TopK = Annotated[int, typer.Option("--top-k", "-k", metavar="N", min=0, help="Ta
 Threshold = Annotated[
     float | None,
     typer.Option(
-        "--threshold", "-t", metavar="SCORE", min=0.0, max=1.0, show_default=False,
-        help="Least score of a tag. [default: the model's, label by label]",
+        "--threshold", "-t", parser=parse_score, metavar="SCORE", show_default=False,
+        help="Least score of a tag or event, 0 to 1. [default: the model's, label by label]",
     ),
 ]  # fmt: skip
 Thresholds = Annotated[

@@ -112,7 +112,7 @@ def at_least_one(found: Iterator[Found]) -> Iterator[Input]:
     inputs = _without_skipped(found)
     first = next(inputs, None)
     if first is None:
-        raise NoInputsError("no inputs: nothing to tag in what was named. Check the paths, or use -v to see why")
+        raise NoInputsError("no inputs: there is no audio or video in what was named. Check it, or see why with -v")
     return chain([first], inputs)
 
 
