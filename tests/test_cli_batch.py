@@ -364,7 +364,8 @@ def test_streams_that_the_caller_has_closed_are_empty_or_unheard(sounds: Path) -
     done = shell("audiotag batch in --files-from - -f csv <&- 2>&- | wc -l; audiotag batch in --out t.csv <&- >&- 2>&-")
     assert (done.returncode, done.stdout.split()) == (3, [str(len(Path("t.csv").read_text().splitlines()))])
     done = shell("audiotag predict - <&-; audiotag labels >&-")
-    assert (done.returncode, done.stderr) == (0, "audiotag: warning: -: is empty (0 bytes)\n")
+    complaint = "audiotag: warning: -: holds nothing (0 bytes). Copy or download it again\n"
+    assert (done.returncode, done.stderr) == (0, complaint)
 
 
 def test_a_dash_for_out_is_stdout(run_audiotag: RunAudiotag, sounds: Path) -> None:

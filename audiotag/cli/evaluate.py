@@ -139,8 +139,9 @@ def _chosen(clips: Sequence[LabelledClip], *, fold: str | None, sources: Sequenc
         raise DataError(f"no clip is in fold {fold!r}. Choose among {', '.join(sorted({clip.fold for clip in clips}))}")
     found = [clip for clip in of_fold if not sources or clip.credit.source in sources]
     if not found:
-        known = ", ".join(sorted({clip.credit.source for clip in of_fold} - {""})) or "none: the data names no sources"
-        raise DataError(f"no clip is of source {' or '.join(sources)}. Choose among {known}")
+        known = ", ".join(sorted({clip.credit.source for clip in of_fold} - {""}))
+        way_out = f"Choose among {known}" if known else "The data names no sources: leave out --source"
+        raise DataError(f"no clip is of source {' or '.join(sources)}. {way_out}")
     return found
 
 
