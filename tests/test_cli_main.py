@@ -8,11 +8,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Ran
 
 import audiotag
 from audiotag.cli.batch import batch
@@ -97,6 +99,26 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert (code, stderr, heavy) == (0, "", [])
     assert stdout.lstrip().startswith("Usage: audiotag")
     assert "Example" in stdout
+
+
+def test_at_80_columns_every_command_is_told_whole_and_every_help_has_an_example(
+    run_audiotag: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def helped(*names: str) -> str:
+        return run_audiotag(*names, "--help").stdout
+
+    def commands(text: str) -> list[str]:
+        return [line.split()[0] for line in text.partition("Commands:\n")[2].splitlines()]
+
+    whole, of_models = helped(), helped("models")
+    assert all("..." not in text.partition("Commands:")[2] for text in (whole, of_models))
+    named = [*([name] for name in commands(whole)), *(["models", name] for name in commands(of_models))]
+    for text in (whole, *(helped(*names) for names in named)):
+        assert "Example: audiotag " in text
+        assert "range>" not in text
+        assert "[[" not in text
 
 
 def test_version_imports_nothing_heavy() -> None:

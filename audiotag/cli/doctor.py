@@ -38,7 +38,7 @@ class Check:
 
 
 def doctor(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="An audio file to try.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="An audio file to try.")] = None,
     selftest: Annotated[
         bool, typer.Option("--selftest", help="Tag synthetic clips on every engine here and compare the answers.")
     ] = False,

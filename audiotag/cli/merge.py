@@ -12,12 +12,16 @@ from audiotag.cli.progress import counted, length_of
 
 
 def merge(
-    outputs: Annotated[list[Path], typer.Argument(metavar="OUT", help="What `audiotag batch --shard I/N` wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Write here; the suffix is the shards'.")],
+    outputs: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="What `batch` or `events` wrote with --shard I/N.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Write to this file; its suffix is the shards'.")
+    ],
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Join the outputs of all shards of a run (CSV, TSV, NDJSON, JSON), with FILE.run.json beside each.
+    """Join the outputs of all shards of a run. They are CSV, TSV, NDJSON or JSON, with FILE.run.json beside each.
 
     A missing, doubled, unfinished or changed shard, or one of another model or other options, is refused.
 

@@ -55,7 +55,7 @@ def predict(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Tag a few inputs; the answer goes to stdout.
+    """Tag a few files or folders; the answer goes to stdout.
 
     Example: audiotag predict dog.wav --top-k 3
     """

@@ -23,7 +23,7 @@ def reformat(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write finished results in another format, without tagging anything again.
+    """Write finished results in another format. Nothing is tagged again.
 
     Example: audiotag reformat tags.ndjson --out tags.csv
     """

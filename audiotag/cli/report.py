@@ -70,7 +70,7 @@ def report(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Make one page to look at and listen to: pictures and sound of the events in recordings.
+    """Make one page to look at and to listen to. It holds pictures and sound of the events in recordings.
 
     Example: audiotag report recordings --out night.html
     """
