@@ -86,7 +86,7 @@ def train(
         config: TrainConfig = options.record_of(TrainConfig, context)
     except ValueError as error:
         raise UsageError(f"{error}. Run `audiotag train --help`") from error
-    _refuse_to_overwrite(out, resume=resume)
+    _refuse_to_overwrite(out, data, resume=resume)
     from audiotag.training.train import train as run
 
     options.set_verbosity(quiet=quiet, verbose=False)
@@ -119,7 +119,7 @@ def refit(
 
     Example: audiotag refit ./my-model ./birds --out ./my-final-model
     """
-    _refuse_to_overwrite(out, resume=resume)
+    _refuse_to_overwrite(out, data, resume=resume)
     from audiotag.training.refit import refit as run
 
     options.set_verbosity(quiet=quiet, verbose=False)
@@ -130,11 +130,13 @@ def refit(
         typer.echo(f"audiotag: {out}: learnt from all folds, keeps the figures of {model}", err=True)
 
 
-def _refuse_to_overwrite(out: Path, *, resume: bool) -> None:
+def _refuse_to_overwrite(out: Path, data: Path, *, resume: bool) -> None:
     from audiotag.training.places import has_checkpoint
 
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file, but a model is a folder. Choose another name")
+    if out.resolve() == data.resolve():
+        raise OutputError(f"{out}: is the folder of the clips. Choose another folder for the model")
     is_model, is_begun = (out / CONFIG).exists(), has_checkpoint(out)
     # What a training has not finished has no card: that is written last.
     is_taken = is_model and (out / CARD).exists() if resume and is_begun else is_model or is_begun
