@@ -86,7 +86,7 @@ def explain_empty(n_empty: int, n_inputs: int, tag_options: TagOptions) -> None:
     if not n_empty:
         return
     how_many = f"{n_empty:,} of {counted(n_inputs, 'input')}"
-    # The mean of many windows hides a short sound. Of -t 0 events would know nothing: all would be one.
+    # The mean of many windows hides a short sound. With -t 0 all of an input would be one event.
     weaker, short = "-t 0 shows the likeliest labels", "`audiotag events` finds short sounds in long recordings"
     way_out = "A lower -t shows weaker ones" if tag_options.events is not None else f"{weaker}; {short}"
     typer.echo(f"audiotag: no label reached its threshold in {how_many}. {way_out}", err=True)
