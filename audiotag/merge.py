@@ -101,10 +101,10 @@ def _parts_of_one_run(paths: Sequence[Path]) -> list[_Part]:
     for first, second in pairwise(parts):
         _check_together(first, second)
     count = parts[0].shard.count
-    missing = [f"{number}/{count}" for number in _missing_numbers(parts)]
+    missing = [f"shard {number}/{count}" for number in _missing_numbers(parts)]
     if missing:
-        shown = f"{listed(missing)} {_are(missing)}"
-        raise OutputError(f"{parts[0].path}: of its run {shown} missing. Name every shard's output")
+        shown = f"{listed(missing)} of its run {_are(missing)}"
+        raise OutputError(f"{parts[0].path}: {shown} missing. Name every shard's output")
     return parts
 
 

@@ -125,7 +125,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise ModelError(f"{path}: is larger than {MAX_JSON_BYTES} bytes, which no configuration is")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelError(f"{path.parent}: is no model folder: {path.name} is missing. Check --model") from error
+        raise ModelError(f"{path.parent}: is no model folder: {path.name} is missing. Check the path") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read: {error}. Fetch or make the model again") from error
     if not isinstance(values, dict):

@@ -127,4 +127,4 @@ def _result(record: dict[str, Any], name: str, place: str) -> Result:
 
 
 def _not_a_result(name: str, place: str) -> DataError:
-    return DataError(f"{name}: {place} is no result of audiotag. Give what --format ndjson or json wrote")
+    return DataError(f"{name}: {place} is no result in JSON. Give what --format ndjson or json wrote")

@@ -370,7 +370,7 @@ def test_opposite_channels_mix_to_silence(tmp_path: Path) -> None:
 
 def test_a_missing_channel_is_named(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "mono.wav", tone(), 8000)
-    with pytest.raises(AudioError, match="has no channel 'right': there are 1, counted from 0"):
+    with pytest.raises(AudioError, match="has no channel 'right': it has 1, counted from 0"):
         open_audio(path, sample_rate=8000, channels="right")
     np.testing.assert_array_equal(samples_of(path, channels="left"), samples_of(path))
     with pytest.raises(ValueError, match="not 'middle'"):
@@ -544,7 +544,7 @@ def test_a_stream_that_needs_seeking_is_not_stored_without_bound(monkeypatch: py
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is empty (0 bytes)"),
+        (b"", "holds nothing (0 bytes)"),
         (b"This is a text, and not short: " * 100, "not decodable: Format not recognised (libsndfile)"),
         (bytes(5000), "not decodable: Format not recognised (libsndfile)"),
         (b"R", "not decodable: "),

@@ -28,7 +28,7 @@ RunAudiotag = Callable[..., Ran]
 WriteWav = Callable[..., Path]
 
 AUDIOTAG = f"{shlex.quote(sys.executable)} -m audiotag"
-SUMMARY = re.compile(r"(\d+) ok, (\d+) empty, (\d+) failed; [\d.]+ h of audio, [\d,.]+ x real time")
+SUMMARY = re.compile(r"(\d+) ok, (\d+) empty, (\d+) failed; [\d.]+ s of audio, [\d,.]+ x real time")
 
 
 pytestmark = pytest.mark.usefixtures("in_folder_with_tiny_model")
@@ -76,7 +76,14 @@ def test_without_failures_the_exit_code_is_0(run_audiotag: RunAudiotag, sounds: 
     ran = run_audiotag("batch", "in/a.wav", "in/sub", "-t", "1")
     assert ran.code == 0
     assert [json.loads(line)["status"] for line in ran.stdout.splitlines()] == ["empty"] * 3
-    assert last_line(ran).startswith("0 ok, 3 empty, 0 failed; 0.0008 h of audio, ")
+    assert last_line(ran).startswith("0 ok, 3 empty, 0 failed; 3.0 s of audio, ")
+
+
+def test_a_run_into_a_file_says_how_to_see_more_where_it_found_nothing(
+    run_audiotag: RunAudiotag, sounds: Path
+) -> None:
+    ran = run_audiotag("batch", "in/a.wav", "in/sub", "-t", "1", "--out", "out.csv")
+    assert "no label reached its threshold in 3 of 3 inputs. -t 0 shows the likeliest labels" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -136,6 +143,14 @@ def test_each_channel_has_its_record_and_the_input_counts_once(
     _, left, right = (record["tags"][0]["score"] for record in records)
     ran = run_audiotag("batch", "in/two.wav", "--channels", "each", "-t", str((left + right) / 2))
     assert last_line(ran).startswith("1 ok, 0 empty, 0 failed;"), "a tag in one of the channels is enough"
+
+
+def test_no_speed_is_told_where_nothing_was_left_to_tag(run_audiotag: RunAudiotag, sounds: Path) -> None:
+    arguments = ("batch", "in/a.wav", "in/sub", "-t", "0", "--out", "out.csv")
+    for path in sounds.rglob("*.wav"):
+        os.utime(path, (0, 0))
+    assert SUMMARY.fullmatch(last_line(run_audiotag(*arguments)))
+    assert last_line(run_audiotag(*arguments, "--resume")) == "3 ok, 0 empty, 0 failed; 3.0 s of audio"
 
 
 # --- the file ---
@@ -355,7 +370,8 @@ def test_streams_that_the_caller_has_closed_are_empty_or_unheard(sounds: Path) -
     done = shell("audiotag batch in --files-from - -f csv <&- 2>&- | wc -l; audiotag batch in --out t.csv <&- >&- 2>&-")
     assert (done.returncode, done.stdout.split()) == (3, [str(len(Path("t.csv").read_text().splitlines()))])
     done = shell("audiotag predict - <&-; audiotag labels >&-")
-    assert (done.returncode, done.stderr) == (0, "audiotag: warning: -: is empty (0 bytes)\n")
+    complaint = "audiotag: warning: -: holds nothing (0 bytes). Copy or download it again\n"
+    assert (done.returncode, done.stderr) == (0, complaint)
 
 
 def test_a_dash_for_out_is_stdout(run_audiotag: RunAudiotag, sounds: Path) -> None:
@@ -467,7 +483,7 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     assert lines[0] == "tag   in/a.wav  1.000 s"
     assert lines[1].startswith("tag   in/broken.mp3  cannot be read: not decodable")
     assert lines[2] == "skip  in/notes.txt  not a suffix of audio or video: .txt"
-    assert re.fullmatch(r"4 inputs, 0\.0008 h, 0\.1 MB; 1 skipped; about 0:00:0\d to tag", total)
+    assert re.fullmatch(r"4 inputs, 3\.0 s, 0\.1 MB; 1 skipped; about 0:00:0[1-9] to tag", total)
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -477,7 +493,7 @@ def test_dry_run_shows_every_name_also_where_stdout_is_not_utf_8(sounds: Path) -
     done = shell("audiotag batch in --dry-run", PYTHONIOENCODING="latin-1")
     assert (done.returncode, done.stderr) == (0, "")
     assert r"skip  in/text.\udcff\n  not a suffix of audio or video: .\udcff\n" in done.stdout.splitlines()
-    assert "tag   in/日本.wav  cannot be read: is empty (0 bytes)" in done.stdout.splitlines()
+    assert "tag   in/日本.wav  cannot be read: holds nothing (0 bytes). Copy or download it again" in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -554,17 +570,17 @@ def test_a_label_track_of_several_inputs_is_refused_before_the_first_is_tagged(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "hours"),
+    ("arguments", "length"),
     [
-        (["--hop", "0.1"], "0.0008 h"),
-        (["--hop", "0.1", "--channels", "each"], "0.0008 h"),
-        (["--hop", "0.1", "--start", "0.8", "--duration", "0.4"], "0.0002 h"),
-        (["--max-windows", "2"], "0.0008 h"),
+        (["--hop", "0.1"], "3.0 s"),
+        (["--hop", "0.1", "--channels", "each"], "3.0 s"),
+        (["--hop", "0.1", "--start", "0.8", "--duration", "0.4"], "0.6 s"),
+        (["--max-windows", "2"], "3.0 s"),
     ],
 )
 def test_the_plan_counts_the_windows_that_the_run_then_tags(
     arguments: list[str],
-    hours: str,
+    length: str,
     run_audiotag: RunAudiotag,
     write_wav: WriteWav,
     monkeypatch: pytest.MonkeyPatch,
@@ -576,7 +592,7 @@ def test_the_plan_counts_the_windows_that_the_run_then_tags(
     told = run_audiotag("batch", "in", "--dry-run", *arguments).stdout.splitlines()[-1]
     ran = run_audiotag("batch", "in", "--windows", "-t", "0", "-f", "ndjson", *arguments)
     minutes = sum(len(json.loads(line)["windows"]) for line in ran.stdout.splitlines())
-    assert told == f"3 inputs, {hours}, 0.1 MB; 0 skipped; about 0:{minutes:02d}:00 to tag"
+    assert told == f"3 inputs, {length}, 0.1 MB; 0 skipped; about 0:{minutes:02d}:00 to tag"
 
 
 # --- Ctrl-C ---

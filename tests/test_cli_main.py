@@ -8,11 +8,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Ran
 
 import audiotag
 from audiotag.cli.batch import batch
@@ -99,6 +101,26 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert "Example" in stdout
 
 
+def test_at_80_columns_every_command_is_told_whole_and_every_help_has_an_example(
+    run_audiotag: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def helped(*names: str) -> str:
+        return run_audiotag(*names, "--help").stdout
+
+    def commands(text: str) -> list[str]:
+        return [line.split()[0] for line in text.partition("Commands:\n")[2].splitlines()]
+
+    whole, of_models = helped(), helped("models")
+    assert all("..." not in text.partition("Commands:")[2] for text in (whole, of_models))
+    named = [*([name] for name in commands(whole)), *(["models", name] for name in commands(of_models))]
+    for text in (whole, *(helped(*names) for names in named)):
+        assert "Example: audiotag " in text
+        assert "range>" not in text
+        assert "[[" not in text
+
+
 def test_version_imports_nothing_heavy() -> None:
     assert run_probe("--version") == (0, f"audiotag {audiotag.__version__}\n", "", [])
 
@@ -130,6 +152,9 @@ def test_what_needs_torch_says_what_to_install(arguments: list[str], tmp_path: P
         (["predict", "a.wav", "--top-k", "many"], "Invalid value for '--top-k'"),
         (["predict", "a.wav", "--format", "yaml"], "'yaml' is not one of"),
         (["predict", "a.wav", "--start", "1:99"], "'1:99' is not a time"),
+        (["predict", "a.wav", "-t", "0,3"], "'0,3' is not a score; write a number from 0 to 1"),
+        (["predict", "a.wav", "-t", "30"], "'30' is not a score; write a number from 0 to 1"),
+        (["predict", "a.wav", "--out", "tags"], "tags: has no suffix to tell the format. Add --format"),
         (["predict", "a.wav", "--aggregate", "median"], "'median' is not one of mean, max"),
         (["predict", "a.wav", "--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, not 'tpu'"),
         (["predict", "a.wav", "--device", "cuda:256"], "mps, not 'cuda:256'"),  # torch takes it for cuda:0
@@ -173,8 +198,8 @@ def test_an_unknown_label_is_exit_2_with_the_nearest_name(tiny_model_folder: Pat
 @pytest.mark.parametrize(
     ("arguments", "code", "complaint"),
     [
-        (["predict", "empty"], 4, "no inputs"),
-        (["predict", "a.wav", "--out", "nowhere/tags.csv"], 1, "nowhere/tags.csv: cannot be written"),
+        (["predict", "empty"], 4, "there is no audio or video in what was named"),
+        (["predict", "a.wav", "--out", "nowhere/tags.csv"], 1, "No such file or directory. Make its folder first"),
         (["predict", "a.wav", "--out", "tags.docx"], 2, "no format has the suffix '.docx'"),
     ],
     ids=["no inputs", "unwritable output", "unknown suffix"],

@@ -263,7 +263,7 @@ def test_no_event_is_empty_and_its_row_is_the_whole_input(run_audiotag: RunAudio
     table = run_audiotag("events", "in/other.wav", "-t", "1", "-f", "table")
     assert table.stdout == "in/other.wav  3.000 s  no event\n"
     hint, summary = table.stderr.splitlines()
-    assert hint == "audiotag: no label reached its threshold in 1 of 1. A lower -t shows weaker ones"
+    assert hint == "audiotag: no label reached its threshold in 1 of 1 input. A lower -t shows weaker ones"
     assert summary.startswith("0 ok, 1 empty, 0 failed")
     assert run_audiotag("events", "in/other.wav", "-t", "1", "-f", "table", "-q").stderr == ""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Ran, noise, stereo, tone
 
+from audiotag.cli.progress import counted
 from audiotag.inputs import Input, Shard, in_shard, parse_shard
 from audiotag.merge import merge
 
@@ -100,7 +101,7 @@ def test_a_shard_is_resumed_as_itself_only(run_audiotag: RunAudiotag, sounds: Pa
     shard = f"{number}/3"
     assert run_audiotag("batch", "in", "--out", "a.csv", "--shard", shard, "--strict").code == 1
     ran = run_audiotag("batch", "in", "--out", "a.csv", "--resume")
-    assert (ran.code, f'shard was "{shard}", is null' in ran.stderr) == (1, True)
+    assert (ran.code, f'shard was "{shard}", is not set' in ran.stderr) == (1, True)
     assert run_audiotag("batch", "in", "--out", "a.csv", "--resume", "--shard", f"{number}/4").code == 1
     assert run_audiotag("batch", "in", "--out", "a.csv", "--resume", "--shard", shard).code == 3
     assert run_audiotag("batch", "in", "--out", "whole.csv", "--shard", shard).code == 3
@@ -123,8 +124,8 @@ def test_the_dry_run_shows_the_shard_s_plan(run_audiotag: RunAudiotag, sounds: P
     shown: list[str] = []
     for number in range(1, COUNT + 1):
         *lines, told, total = run_audiotag("batch", "in", "-n", "--shard", f"{number}/{COUNT}").stdout.splitlines()
-        assert told == f"shard {number}/{COUNT}; {12 - len(lines)} inputs are in the others"
-        assert total.startswith(f"{len(lines)} inputs, ")
+        assert told == f"shard {number}/{COUNT}; inputs in the others: {12 - len(lines)}"
+        assert total.startswith(f"{counted(len(lines), 'input')}, ")
         shown += lines
     whole = run_audiotag("batch", "in", "-n").stdout.splitlines()[:-1]
     assert sorted(shown) == sorted(whole)
@@ -203,8 +204,8 @@ def shards(run_audiotag: RunAudiotag, sounds: Path) -> list[str]:
 def test_a_missing_or_doubled_shard_is_named(run_audiotag: RunAudiotag, shards: list[str], tmp_path: Path) -> None:
     first, second, third = shards
     told = refused(run_audiotag, first, third, "-o", "merged.csv")
-    assert told == "out.1.csv: of its run 2/3 is missing. Name every shard's output"
-    assert "2/3, 3/3 are missing" in refused(run_audiotag, first, "-o", "merged.csv")
+    assert told == "out.1.csv: shard 2/3 of its run is missing. Name every shard's output"
+    assert "shard 2/3, shard 3/3 of its run are missing" in refused(run_audiotag, first, "-o", "merged.csv")
     told = refused(run_audiotag, *shards, second, "-o", "merged.csv")
     assert told == "out.2.csv: is shard 2/3, and so is out.2.csv. Name each shard once"
     for suffix in ("csv", "csv.run.json"):

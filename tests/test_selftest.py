@@ -172,7 +172,7 @@ def test_doctor_tries_a_file(run_audiotag: RunAudiotag, write_wav: Callable[...,
     ran = run_audiotag("doctor", write_wav("a.wav", tone()))
     assert ran.code == 0
     assert ran.stdout.splitlines()[:2] == [
-        "ok  open               soundfile: WAV, FLOAT", "ok  holds              1.000 s, 8000 Hz, 1 channels",
+        "ok  open               soundfile: WAV, FLOAT", "ok  holds              1.000 s, 8000 Hz, 1 channel",
     ]  # fmt: skip
     (tmp_path / "broken.wav").write_bytes(b"RIFF, but not really")
     ran = run_audiotag("doctor", tmp_path / "broken.wav")

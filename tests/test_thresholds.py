@@ -149,7 +149,7 @@ def test_a_resumed_run_must_have_the_same_thresholds_and_its_results_say_them(
     write_wav("in/b.wav", chirp())
     refused = run_audiotag("batch", "in", "-o", "tags.csv", "--resume", "-q")
     assert refused.code == 1
-    assert 'thresholds was {"Siren": 1.0}, is null' in refused.stderr
+    assert 'thresholds was {"Siren": 1.0}, is not set' in refused.stderr
     assert run_audiotag("batch", "in", "-o", "tags.csv", "--resume", "--thresholds", "t.csv", "-q").code == 0
     assert (tmp_path / "tags.csv").read_text().count("in/b.wav") == 2
 

@@ -387,6 +387,13 @@ def test_what_cannot_be_trained_is_refused_before_any_clip_is_read(data: Path, t
     assert "file: is a file, but a model is a folder" in run.stderr
 
 
+def test_a_model_is_not_written_among_the_clips(run_audiotag: Callable[..., Ran], tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    refused = run_audiotag("train", tmp_path / "clips", "--out", tmp_path / "clips")
+    assert (refused.code, refused.stdout) == (1, "")
+    assert "clips: is the folder of the clips. Choose another folder for the model" in refused.stderr
+
+
 def test_the_learning_rate_falls_to_nothing_and_after_a_restart_once_more_from_half_its_peak() -> None:
     recipe = replace(RECIPE, steps=100, restart_step=60, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate(step, recipe) for step in range(100)]

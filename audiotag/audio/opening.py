@@ -85,7 +85,7 @@ def _decoder_of(file: BinaryIO, *, owned: bool) -> Decoder:
 def _decoder_of_file(file: BinaryIO, *, owned: bool) -> Decoder:
     size = file.seek(0, os.SEEK_END)
     if size == 0:
-        raise AudioError("is empty (0 bytes)")
+        raise AudioError("holds nothing (0 bytes). Copy or download it again")
     file.seek(0)
     if _is_mpeg(file.read(4)) or _has_several_ogg_streams(file, size):
         return _only_decoder(file, seekable=True, owned=owned)
@@ -182,7 +182,7 @@ class _Stream(io.RawIOBase):
 def _decoder_of_stream(file: BinaryIO, *, owned: bool) -> Decoder:
     head = _read_head(file)
     if not head:
-        raise AudioError("is empty (0 bytes)")
+        raise AudioError("holds nothing (0 bytes)")
     stream = cast("BinaryIO", _Stream(head, file, owned=owned))
     if _can_be_streamed(head):
         return _only_decoder(stream, seekable=False, owned=owned)

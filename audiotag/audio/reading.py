@@ -235,7 +235,7 @@ class _Rows:
         if channels not in ("mix", "each"):
             index = _channel_index(channels)
             if index >= info.n_channels:
-                raise AudioError(f"has no channel {channels!r}: there are {info.n_channels}, counted from 0")
+                raise AudioError(f"has no channel {channels!r}: it has {info.n_channels}, counted from 0")
             self._columns = slice(index, index + 1)
         self.n_rows = info.n_channels if channels == "each" else 1
 

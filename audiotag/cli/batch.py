@@ -50,7 +50,7 @@ def batch(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Tag folders, globs and lists of files; a run that was cut off goes on with --resume.
+    """Tag folders, globs and lists of files. A run that was cut off goes on with --resume.
 
     Example: audiotag batch recordings --out tags.csv
     """

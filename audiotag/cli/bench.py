@@ -25,7 +25,7 @@ def bench(
     offline: options.Offline = False,
     form: options.TableOrJson = "table",
 ) -> None:  # fmt: skip
-    """Measure how fast this machine tags, stage by stage, on synthetic audio; takes about a minute.
+    """Measure how fast this machine tags. Takes about a minute, stage by stage, on synthetic audio.
 
     Decoding, resampling and log-mels are measured alone on one core, engines on all; whole runs are compared with
     their floor, which is the engine's time and that of the others divided by the cores. The share is an engine's of

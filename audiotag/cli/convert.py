@@ -59,7 +59,7 @@ def export(
     verify: Annotated[bool, typer.Option("--verify", help="Only compare the ONNX file with the weights.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a model folder's ONNX files anew, each compared with the weights.
+    """Write a model folder's ONNX files anew. Each is compared with the weights.
 
     Example: audiotag export ./my-model --int8 --calibrate ./recordings
     """

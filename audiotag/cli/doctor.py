@@ -19,6 +19,7 @@ import typer
 
 from audiotag import __version__
 from audiotag.cli import options
+from audiotag.cli.progress import counted
 from audiotag.errors import AudiotagError, ExitCode, UsageError, install_line
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS
 from audiotag.options import core_count
@@ -40,7 +41,7 @@ class Check:
 
 
 def doctor(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="An audio file to try.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="An audio file to try.")] = None,
     selftest: Annotated[
         bool, typer.Option("--selftest", help="Tag synthetic clips on every engine here and compare the answers.")
     ] = False,
@@ -147,7 +148,7 @@ def _cache() -> Check:
     except OSError as error:  # mostly somebody else's, as after sudo -u
         return Check("cache", "failed", f"{folder}: {error.strerror}. Set HF_HOME to a folder of your own")
     n_models = sum(name.startswith("models--") for name in names)
-    return Check("cache", "ok", f"{folder}, {n_models} models")
+    return Check("cache", "ok", f"{folder}, {counted(n_models, 'model')}")
 
 
 def _tuning() -> Check:
@@ -156,7 +157,7 @@ def _tuning() -> Check:
     n_kept = len(glob("*.json", root_dir=tuning_folder()))
     if not n_kept:
         return Check("tuning", "absent", "engines choose their batches by rule; `audiotag bench --tune` measures")
-    return Check("tuning", "ok", f"{tuning_folder()}, {n_kept} engines")
+    return Check("tuning", "ok", f"{tuning_folder()}, {counted(n_kept, 'engine')}")
 
 
 def _describe_model(model: str | None) -> str:
@@ -185,7 +186,7 @@ def file_checks(path: Path) -> Iterator[Check]:
         return
     length = "length unknown" if info.duration is None else f"{info.duration:.3f} s"
     yield Check("open", "ok", f"{info.decoder}: {info.container}, {info.codec}")
-    yield Check("holds", "ok", f"{length}, {info.sample_rate} Hz, {info.n_channels} channels")
+    yield Check("holds", "ok", f"{length}, {info.sample_rate} Hz, {counted(info.n_channels, 'channel')}")
     yield Check("seekable", "ok" if info.seekable else "absent", "--max-windows can skip" if info.seekable else "no")
     yield _decode_check(path, info.sample_rate)
 

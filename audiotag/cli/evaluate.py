@@ -40,7 +40,7 @@ def evaluate(
         list[str],
         typer.Option(
             "--among", metavar="LABELS",
-            help="Also measure choosing among these labels only; ; between them (repeatable).",
+            help="Also measure choosing among these labels only, as in 'Dog; Rain' (repeatable).",
         ),
     ] = options.NO_NAMES,
     form: Annotated[
@@ -54,8 +54,8 @@ def evaluate(
     thresholds_out: Annotated[
         Path | None,
         typer.Option("--thresholds-out", metavar="FILE",
-                     help="Write a threshold of each label that a clip has for best F1, as JSON or .csv, for "
-                     "--thresholds."),
+                     help="Write each label's threshold of the best F1, as JSON or CSV (.csv), for --thresholds; "
+                     "only of labels that a clip has."),
     ] = None,
     precision: options.Precision = "auto",
     device: options.Device = "auto",
@@ -63,7 +63,7 @@ def evaluate(
     offline: options.Offline = False,
     quiet: options.Quiet = False,
 ) -> int:  # fmt: skip
-    """Measure a model on labelled clips: mAP, hit rates, calibration, thresholds, confusions, worst clips.
+    """Measure a model on labelled clips. Gives mAP, hit rates, calibration, thresholds, confusions and worst clips.
 
     Example: audiotag evaluate ./birds --model ./my-model --fold 2 -f html --out birds.html
     """
@@ -139,8 +139,9 @@ def _chosen(clips: Sequence[LabelledClip], *, fold: str | None, sources: Sequenc
         raise DataError(f"no clip is in fold {fold!r}. Choose among {', '.join(sorted({clip.fold for clip in clips}))}")
     found = [clip for clip in of_fold if not sources or clip.credit.source in sources]
     if not found:
-        known = ", ".join(sorted({clip.credit.source for clip in of_fold} - {""})) or "none: the data names no sources"
-        raise DataError(f"no clip is of source {' or '.join(sources)}. Choose among {known}")
+        known = ", ".join(sorted({clip.credit.source for clip in of_fold} - {""}))
+        way_out = f"Choose among {known}" if known else "The data names no sources: leave out --source"
+        raise DataError(f"no clip is of source {' or '.join(sources)}. {way_out}")
     return found
 
 

@@ -50,7 +50,7 @@ def events(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Say from when to when each label is heard, by windows that overlap.
+    """Say from when to when each label is heard. Windows overlap, so that several hear each moment.
 
     Example: audiotag events dawn.wav --out dawn.labels.txt
     """

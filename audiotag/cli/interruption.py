@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audiotag.cli.progress import counted
 from audiotag.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -48,10 +49,11 @@ def _exit_later() -> None:
 
 
 def _farewell(tally: Tally, out: Path | None) -> bytes:
-    done = f"audiotag: {tally.n_inputs:,} inputs are done."
+    # None are counted yet while the model is being opened, although --resume may have found some.
+    done = f"audiotag: done: {counted(tally.n_inputs, 'input')}. " if tally.n_inputs else "audiotag: "
     if out is None:
-        return f"{done} With --out FILE a run can be resumed\n".encode()
-    return f"{done} Go on with: ".encode() + resume_command(sys.argv[1:]) + b"\n"
+        return f"{done}With --out FILE a run can be resumed\n".encode()
+    return f"{done}Go on with: ".encode() + resume_command(sys.argv[1:]) + b"\n"
 
 
 def resume_command(arguments: list[str]) -> bytes:

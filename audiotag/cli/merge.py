@@ -8,17 +8,21 @@ from typing import Annotated
 import typer
 
 from audiotag.cli import options
-from audiotag.cli.progress import hours
+from audiotag.cli.progress import counted, length_of
 from audiotag.cli.status import say
 
 
 def merge(
-    outputs: Annotated[list[Path], typer.Argument(metavar="OUT", help="What `audiotag batch --shard I/N` wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Write here; the suffix is the shards'.")],
+    outputs: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="What `batch` or `events` wrote with --shard I/N.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Write to this file; its suffix is the shards'.")
+    ],
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Join the outputs of all shards of a run (CSV, TSV, NDJSON, JSON), with FILE.run.json beside each.
+    """Join the outputs of all shards of a run. They are CSV, TSV, NDJSON or JSON, with FILE.run.json beside each.
 
     A missing, doubled, unfinished or changed shard, or one of another model or other options, is refused.
 
@@ -29,4 +33,5 @@ def merge(
     whole = merge_outputs(outputs, out, mode="overwrite" if overwrite else "new")
     if not quiet:
         counts = ", ".join(f"{number:,} {status}" for status, number in whole["inputs"].items())
-        say(f"{len(outputs)} shards: {counts}; {hours(whole['seconds_of_audio'])} of audio")
+        n_shards, length = counted(len(outputs), "shard"), length_of(whole["seconds_of_audio"])
+        say(f"{n_shards}: {counts}; {length} of audio")

@@ -38,8 +38,10 @@ from audiotag.writers import visible
 
 MOST_IN_A_LINE = 30  # values of a list or an object within a line of `models show`; of more it tells the number
 
-models = typer.Typer(name="models", help="List, show, download, check and remove models.", no_args_is_help=True,
-                     rich_markup_mode=None)  # fmt: skip
+models = typer.Typer(
+    name="models", help="List, show, download, check and remove models.\n\nExample: audiotag models list",
+    no_args_is_help=True, rich_markup_mode=None,
+)  # fmt: skip
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="default, a folder, or org/name[@revision].")]
 HubIds = Annotated[list[str], typer.Argument(metavar="ID", help="org/name[@revision] on the Hub.")]
@@ -83,7 +85,7 @@ def show_model(
     update: options.Update = False,
     offline: options.Offline = False,
 ) -> None:
-    """Say what a model is: its weights, size, front-end, window, labels, and where it comes from.
+    """Say what a model is and where it comes from. Shows weights, size, front-end, window and labels.
 
     The table counts long lists, in brackets; -f json has them.
 
@@ -136,7 +138,7 @@ def pull_models(
     quiet: options.Quiet = False,
     form: options.TableOrJson = "table",
 ) -> None:
-    """Download models, or bring branches and tags up to date; nothing that is here already is downloaded again.
+    """Download models, or bring them up to date. Nothing that is here already is downloaded again.
 
     Example: audiotag models pull org/name org/other@v2 --precision int8
     """  # fmt: skip
@@ -153,7 +155,7 @@ def remove_models(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     form: options.TableOrJson = "table",
 ) -> None:
-    """Remove models from the Hub's cache: all revisions, or only the one after the @.
+    """Remove models from the Hub's cache. All revisions go, or only the one after the @.
 
     Example: audiotag models rm org/name --yes
     """
@@ -177,12 +179,12 @@ def _ask(ids: Sequence[str]) -> None:
 @models.command("verify")
 def verify_models(
     wanted: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Ids or folders. [default: all cached]")
+        list[str] | None, typer.Argument(metavar="MODEL", help="Ids or folders. [default: all cached]")
     ] = None,
     offline: options.Offline = False,
     form: options.TableOrJson = "table",
 ) -> int:
-    """Compare every file of a model with the checksum that the Hub recorded; exit code 1 if one differs.
+    """Compare the files of models with the checksums of the Hub. The exit code is 1 if one differs.
 
     Example: audiotag models verify org/name
     """

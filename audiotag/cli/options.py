@@ -49,6 +49,17 @@ def parse_seconds(text: str | float) -> float:
     return seconds
 
 
+def parse_score(text: str) -> float:
+    """A score: a number from 0 to 1."""
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1.0
+    if not 0 <= score <= 1:
+        raise typer.BadParameter(f"{text!r} is not a score; write a number from 0 to 1, with a point (0.3)")
+    return score
+
+
 def one_of(names: Iterable[str]) -> Callable[[str], str]:
     """A parser that takes one of `names`, and lists them where it was given another word."""
     allowed = tuple(names)
@@ -116,15 +127,19 @@ class _OneLine(logging.Formatter):
 
 # --- what is tagged ---
 
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Audio or video files; - is audio on stdin.")]
+_INPUTS_HELP = "Files, folders and globs ('tapes/*.wav'); - is audio on stdin."
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=_INPUTS_HELP)]
 # None, not an empty list: click before 8.2 refuses any other default of an argument that takes several values.
-SomeInputs = Annotated[
-    list[str] | None, typer.Argument(metavar="INPUT", help="Files, folders and globs; - is audio on stdin.")
+SomeInputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT", help=_INPUTS_HELP)]
+Include = Annotated[
+    list[str], typer.Option("--include", metavar="GLOB", help="In folders, take only names like '*.wav' (repeatable).")
 ]
-Include = Annotated[list[str], typer.Option("--include", metavar="GLOB", help="In folders, take only these names.")]
-Exclude = Annotated[list[str], typer.Option("--exclude", metavar="GLOB", help="In folders, leave out these names.")]
+Exclude = Annotated[
+    list[str], typer.Option("--exclude", metavar="GLOB", help="In folders, leave out names like '*.mp3' (repeatable).")
+]
 FilesFrom = Annotated[
-    str | None, typer.Option("--files-from", metavar="FILE", help="Read more inputs from a list; - is stdin.")
+    str | None,
+    typer.Option("--files-from", metavar="FILE", help="Read more inputs from a list, one a line; - is stdin."),
 ]
 Null = Annotated[
     bool, typer.Option("--null", "-0", help="The list of --files-from is separated by NUL instead of newlines.")
@@ -159,28 +174,28 @@ ResumeTraining = Annotated[bool, typer.Option("--resume", help="Go on from the l
 Hop = Annotated[
     float | None,
     typer.Option(
-        "--hop", parser=parse_seconds, metavar="SECONDS", help="Distance of windows. [default: the model's window]",
-        show_default=False,
+        "--hop", parser=parse_seconds, metavar="SECONDS", show_default=False,
+        help="From a window's start to the next. [default: the model's window]",
     ),
 ]  # fmt: skip
 EventHop = Annotated[
     float | None,
     typer.Option(
         "--hop", parser=parse_seconds, metavar="SECONDS", show_default=False,
-        help="Distance of windows. [default: a quarter of the model's window]",
+        help="From a window's start to the next. [default: a quarter of the model's window]",
     ),
 ]  # fmt: skip
 MaxWindows = Annotated[
     int | None,
     typer.Option(
-        "--max-windows", metavar="N", min=1, help="Skim: N windows spread evenly, the rest is not even decoded."
+        "--max-windows", metavar="N", min=1, help="Skim: hear only N windows, spread evenly over the clip."
     ),
 ]
 Channels = Annotated[
     str,
     typer.Option(
         "--channels", metavar="|".join(CHANNELS) + "|N", autocompletion=completing(CHANNELS),
-        help="What is heard of several channels; N counts from 0.",
+        help="What is heard of several channels: mix is their mean, N counts from 0.",
     ),
 ]  # fmt: skip
 Start = Annotated[
@@ -201,8 +216,8 @@ TopK = Annotated[int, typer.Option("--top-k", "-k", metavar="N", min=0, help="Ta
 Threshold = Annotated[
     float | None,
     typer.Option(
-        "--threshold", "-t", metavar="SCORE", min=0.0, max=1.0, show_default=False,
-        help="Least score of a tag. [default: the model's, label by label]",
+        "--threshold", "-t", parser=parse_score, metavar="SCORE", show_default=False,
+        help="Least score of a tag or event, 0 to 1. [default: the model's, label by label]",
     ),
 ]  # fmt: skip
 Thresholds = Annotated[
@@ -213,12 +228,14 @@ Thresholds = Annotated[
     ),
 ]  # fmt: skip
 IncludeLabels = Annotated[
-    list[str], typer.Option("--include-labels", metavar="LABEL", help="Give only this label or glob (repeatable).")
+    list[str],
+    typer.Option("--include-labels", metavar="LABEL", help="Give only this label or those like '*bird*' (repeatable)."),
 ]
 ExcludeLabels = Annotated[
-    list[str], typer.Option("--exclude-labels", metavar="LABEL", help="Never give this label or glob (repeatable).")
+    list[str],
+    typer.Option("--exclude-labels", metavar="LABEL", help="Leave out this label or those like '*bird*' (repeatable)."),
 ]
-Windows = Annotated[bool, typer.Option("--windows", help="Give the tags of each window too.")]
+Windows = Annotated[bool, typer.Option("--windows", help="Give the tags of each window (5 s with default) too.")]
 
 # --- which stretches of time become events: the fields of EventOptions ---
 
@@ -261,20 +278,21 @@ Precision = Annotated[
     str,
     typer.Option(
         "--precision", parser=one_of(PRECISIONS), metavar="|".join(PRECISIONS), autocompletion=completing(PRECISIONS),
-        help="auto takes int8 on a CPU where the model's card allows it.",
+        help="The network's numbers; auto takes int8 on a CPU where the model's card allows it.",
     ),
 ]  # fmt: skip
 BatchSize = Annotated[
     int | None,
-    typer.Option("--batch-size", metavar="N", min=1, show_default=False, help="Windows computed at once, at most."),
+    typer.Option("--batch-size", metavar="N", min=1, show_default=False,
+                 help="Windows computed at once, at most. [default: what suits the machine]"),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", metavar="N", min=1, show_default=False, help="Threads that decode. [default: a core]"),
+    typer.Option("--workers", metavar="N", min=1, show_default=False, help="Decoding threads. [default: 1 a core]"),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", min=1, show_default=False, help="Threads of the engine. [default: a core]"),
+    typer.Option("--threads", metavar="N", min=1, show_default=False, help="Engine threads. [default: 1 a core]"),
 ]
 
 # --- how a run over many inputs behaves ---
@@ -289,7 +307,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format", "-f", parser=one_of(FORMATS), metavar="|".join(FORMATS), autocompletion=completing(FORMATS),
-        help="Form of the results. [default: from the suffix of --out; else table for a terminal, ndjson for a pipe]",
+        help="Format of the results. [default: from the suffix of --out; else table for a terminal, ndjson for a pipe]",
         show_default=False,
     ),
 ]  # fmt: skip
@@ -302,10 +320,10 @@ def _unless_stdout(out: Path | None) -> Path | None:
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="FILE", callback=_unless_stdout,
-                 help="Write here instead of to stdout, which is also -."),
+                 help="Write to this file. [default: stdout, which is also -]"),
 ]  # fmt: skip
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that was writing --out.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")]
-Header = Annotated[bool, typer.Option("--header", help="Open NDJSON with a line about the run; JSON has it anyway.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out if it exists.")]
+Header = Annotated[bool, typer.Option("--header", help="Begin NDJSON with a line about the run; JSON always has it.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr: model, engine, device.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from audiotag.cli.progress import hours
+from audiotag.cli.progress import counted, length_of
 from audiotag.config import ModelConfig
 from audiotag.errors import AudioError, ExitCode
 from audiotag.inputs import Found, Input, Shard, Skipped, is_read_once
@@ -52,9 +52,10 @@ def show_plan(
     if n_inputs:
         took = _seconds_per_window(Tagger(folder, options=engine_options)) * n_windows
     if shard is not None:
-        typer.echo(f"shard {shard}; {n_elsewhere:,} inputs are in the others")
-    about = f"; about {timedelta(seconds=round(took))} to tag" if n_inputs else ""
-    typer.echo(f"{n_inputs:,} inputs, {hours(seconds)}, {n_bytes / 1e6:,.1f} MB; {n_skipped:,} skipped{about}")
+        typer.echo(f"shard {shard}; inputs in the others: {n_elsewhere:,}")
+    about = f"; about {timedelta(seconds=math.ceil(took))} to tag" if n_inputs else ""
+    what = f"{counted(n_inputs, 'input')}, {length_of(seconds)}, {n_bytes / 1e6:,.1f} MB"
+    typer.echo(f"{what}; {n_skipped:,} skipped{about}")
     return ExitCode.OK if n_inputs + n_elsewhere else ExitCode.NO_INPUTS
 
 

@@ -12,6 +12,7 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, TAG, record_of
+from audiotag.cli.progress import counted
 from audiotag.cli.status import say
 from audiotag.errors import ExitCode, NoInputsError, UsageError
 from audiotag.hub import resolve_model
@@ -55,7 +56,7 @@ def predict(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Tag a few inputs; the answer goes to stdout.
+    """Tag a few files or folders; the answer goes to stdout.
 
     Example: audiotag predict dog.wav --top-k 3
     """
@@ -77,15 +78,19 @@ def predict(
         with closing(tagger.tag_many(found, options=tag_options)) as results:
             counts = _write(results, writer, tells=name != "table")
     if name == "table" and not quiet:
-        explain_empty(counts["empty"], counts.total())
+        explain_empty(counts["empty"], counts.total(), tag_options)
     return ExitCode.SOME_FAILED if counts["failed"] else ExitCode.OK
 
 
-def explain_empty(n_empty: int, n_inputs: int) -> None:
+def explain_empty(n_empty: int, n_inputs: int, tag_options: TagOptions) -> None:
     """Tells people why there is nothing to see, and what to do."""
-    if n_empty:
-        how_many = f"{n_empty:,} of {n_inputs:,}"
-        say(f"audiotag: no label reached its threshold in {how_many}. A lower -t shows weaker ones")
+    if not n_empty:
+        return
+    how_many = f"{n_empty:,} of {counted(n_inputs, 'input')}"
+    # The mean of many windows hides a short sound. With -t 0 all of an input would be one event.
+    weaker, short = "-t 0 shows the likeliest labels", "`audiotag events` finds short sounds in long recordings"
+    way_out = "A lower -t shows weaker ones" if tag_options.events is not None else f"{weaker}; {short}"
+    say(f"audiotag: no label reached its threshold in {how_many}. {way_out}")
 
 
 def check_labels(tag_options: TagOptions, folder: ModelFolder) -> None:
@@ -108,7 +113,7 @@ def at_least_one(found: Iterator[Found]) -> Iterator[Input]:
     inputs = _without_skipped(found)
     first = next(inputs, None)
     if first is None:
-        raise NoInputsError("no inputs: nothing to tag in what was named. Check the paths, or use -v to see why")
+        raise NoInputsError("no inputs: there is no audio or video in what was named. Check it, or see why with -v")
     return chain([first], inputs)
 
 

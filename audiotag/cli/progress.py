@@ -20,13 +20,24 @@ if TYPE_CHECKING:
     from audiotag.run import Tally
 
 
-def hours(seconds: float) -> str:
-    """Hours, with more digits where there are few.
+def length_of(seconds: float) -> str:
+    """An amount of audio in the unit that suits it.
 
-    >>> hours(12240), hours(36)
-    ('3.4 h', '0.0100 h')
+    >>> length_of(12240), length_of(630), length_of(36)
+    ('3.4 h', '10.5 min', '36.0 s')
     """
-    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 3600:.4f} h"
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "input"), counted(2000, "input")
+    ('1 input', '2,000 inputs')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def real_time(seconds: float, elapsed: float) -> str:
@@ -119,7 +130,7 @@ class Progress:
     def _tail(self) -> str:
         failed = f", {self._tally.n_failed:,} failed" if self._tally.n_failed else ""
         speed = real_time(self.seconds, self.elapsed)
-        return f"{self._tally.n_inputs:,} inputs{failed}; {hours(self.seconds)} of audio, {speed}"
+        return f"{counted(self._tally.n_inputs, 'input')}{failed}; {length_of(self.seconds)} of audio, {speed}"
 
     def _left(self) -> str:
         total = self.total_seconds()

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from audiotag.cli import options
+from audiotag.cli.progress import counted
 from audiotag.cli.status import say
 from audiotag.errors import DataError
 from audiotag.writers import open_output, pick_format
@@ -23,7 +24,7 @@ def reformat(
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write finished results in another format, without tagging anything again.
+    """Write finished results in another format. Nothing is tagged again.
 
     Example: audiotag reformat tags.ndjson --out tags.csv
     """
@@ -47,4 +48,4 @@ def reformat(
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DataError(f"{results}: {error.strerror}. Give a file that audiotag wrote") from error
     if not quiet:
-        say(f"audiotag: {counts[0]:,} results in {out}")
+        say(f"audiotag: {counted(counts[0], 'result')} in {out}")

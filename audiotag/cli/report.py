@@ -70,7 +70,7 @@ def report(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Make one page to look at and listen to: pictures and sound of the events in recordings.
+    """Make one page to look at and to listen to. It holds pictures and sound of the events in recordings.
 
     Example: audiotag report recordings --out night.html
     """
@@ -94,7 +94,7 @@ def report(
     status = StatusLine(quiet=quiet or not progress)
     _write(_page(tagger, found, tag_options, kept.results, status, most=max_excerpts, sound=sound), out)
     if not quiet:
-        explain_empty(tally.n_empty, tally.n_inputs)
+        explain_empty(tally.n_empty, tally.n_inputs, tag_options)
         say_summary(tally, shown)
     return tally.exit_code
 

@@ -18,7 +18,7 @@ from audiotag.cli.interruption import interruptible
 from audiotag.cli.options import record_of
 from audiotag.cli.plan import show_plan
 from audiotag.cli.predict import as_many_as_fit, at_least_one, check_labels, explain_empty, warn_of_trouble
-from audiotag.cli.progress import Progress, hours, real_time
+from audiotag.cli.progress import Progress, length_of, real_time
 from audiotag.cli.status import say
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
@@ -134,9 +134,8 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
     session = _Session(tagger, tag_options, tally, progress, count=count, shard=run.shard, strict=run.strict)
     with interruptible(tally, run.out), progress:
         session.run(found, run.out, name, with_header=run.header, mode=mode)
-    if name == "table" and not run.quiet:
-        explain_empty(tally.n_empty, tally.n_inputs)
     if not run.quiet:
+        explain_empty(tally.n_empty, tally.n_inputs, tag_options)
         say_summary(tally, progress)
     return tally.exit_code
 
@@ -237,5 +236,6 @@ def tag_all(
 def say_summary(tally: Tally, progress: Progress) -> None:
     """The last line of a run: how its inputs ended, and how fast."""
     counts = f"{tally.n_ok:,} ok, {tally.n_empty:,} empty, {tally.n_failed:,} failed"
-    speed = real_time(progress.seconds, progress.elapsed)
-    say(f"{counts}; {hours(tally.seconds)} of audio, {speed}")
+    # An earlier session may have done everything, and what failed has no seconds.
+    speed = f", {real_time(progress.seconds, progress.elapsed)}" if progress.seconds else ""
+    say(f"{counts}; {length_of(tally.seconds)} of audio{speed}")

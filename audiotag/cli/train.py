@@ -26,32 +26,43 @@ def train(
     context: typer.Context,
     data: options.Data,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
-    width: Annotated[int, typer.Option(help="Channels of the first stage.", min=1)] = RECIPE.width,
-    n_mels: Annotated[int, typer.Option(help="Mel bands of the log-mel.", min=1)] = RECIPE.n_mels,
+    width: Annotated[int, typer.Option(metavar="N", help="Channels of the first stage.", min=1)] = RECIPE.width,
+    n_mels: Annotated[int, typer.Option(metavar="N", help="Mel bands of the log-mel.", min=1)] = RECIPE.n_mels,
     n_frames: Annotated[
-        int, typer.Option(help="Frames of a window, 23.2 ms each; 217 are 5.016 s.", min=2)
+        int, typer.Option(metavar="N", help="Frames of a window, 23.2 ms each; 217 are 5.016 s.", min=2)
     ] = RECIPE.n_frames,
-    fold: Annotated[str, typer.Option(help="The fold that is held out for validation.")] = RECIPE.fold,
-    min_clips: Annotated[int, typer.Option(help="Clips that a label needs.", min=1)] = RECIPE.min_clips,
-    min_groups: Annotated[int, typer.Option(help="Independent groups that a label needs.", min=1)] = RECIPE.min_groups,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = RECIPE.steps,
-    batch_size: Annotated[int, typer.Option(help="Windows in a step.", min=2)] = RECIPE.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = RECIPE.learning_rate,
-    warmup_steps: Annotated[int, typer.Option(help="Steps of linear warm-up.", min=1)] = RECIPE.warmup_steps,
+    fold: Annotated[str, typer.Option(metavar="FOLD", help="The fold that is held out for validation.")] = RECIPE.fold,
+    min_clips: Annotated[int, typer.Option(metavar="N", help="Clips that a label needs.", min=1)] = RECIPE.min_clips,
+    min_groups: Annotated[
+        int, typer.Option(metavar="N", help="Independent groups that a label needs.", min=1)
+    ] = RECIPE.min_groups,
+    steps: Annotated[int, typer.Option(metavar="N", help="Optimiser steps.", min=1)] = RECIPE.steps,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Windows in a step.", min=2)] = RECIPE.batch_size,
+    learning_rate: Annotated[
+        float, typer.Option(metavar="X", help="Peak learning rate of AdamW.")
+    ] = RECIPE.learning_rate,
+    warmup_steps: Annotated[
+        int, typer.Option(metavar="N", help="Steps of linear warm-up.", min=1)
+    ] = RECIPE.warmup_steps,
     restart_step: Annotated[
-        int, typer.Option(help="Step at which the learning rate rises again, to half its peak; 0 for never.", min=0)
+        int,
+        typer.Option(metavar="N", help="Step where the learning rate rises to half its peak; 0 for never.", min=0),
     ] = RECIPE.restart_step,
     mixup_probability: Annotated[
-        float, typer.Option(help="Share of windows with a second clip mixed in.")
+        float, typer.Option(metavar="X", help="Share of windows with a second clip mixed in.")
     ] = RECIPE.mixup_probability,
     damage_probability: Annotated[
-        float, typer.Option(help="Share of clips heard through a codec, a telephone, a room or at another speed.")
+        float,
+        typer.Option(metavar="X", help="Share of clips heard through a codec, telephone, room or at another speed."),
     ] = RECIPE.damage_probability,
-    validate_every: Annotated[int, typer.Option(help="Steps between validations.", min=1)] = RECIPE.validate_every,
+    validate_every: Annotated[
+        int, typer.Option(metavar="N", help="Steps between validations.", min=1)
+    ] = RECIPE.validate_every,
     patience: Annotated[
-        int, typer.Option(help="Validations without a better mAP before training stops; 0 for never.", min=0)
+        int,
+        typer.Option(metavar="N", help="Validations without a better mAP before training stops; 0 for never.", min=0),
     ] = RECIPE.patience,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = RECIPE.seed,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of every random choice.", min=0)] = RECIPE.seed,
     start: Annotated[
         str | None,
         typer.Option("--from", metavar="MODEL",
@@ -75,7 +86,7 @@ def train(
         config: TrainConfig = options.record_of(TrainConfig, context)
     except ValueError as error:
         raise UsageError(f"{error}. Run `audiotag train --help`") from error
-    _refuse_to_overwrite(out, resume=resume)
+    _refuse_to_overwrite(out, data, resume=resume)
     from audiotag.training.train import train as run
 
     options.set_verbosity(quiet=quiet, verbose=False)
@@ -96,8 +107,8 @@ def refit(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder that `audiotag train` has made.")],
     data: options.Data,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
-    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 2000,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.", min=1e-9)] = 1e-3,
+    steps: Annotated[int, typer.Option(metavar="N", help="Optimiser steps.", min=1)] = 2000,
+    learning_rate: Annotated[float, typer.Option(metavar="X", help="Peak learning rate of AdamW.", min=1e-9)] = 1e-3,
     cache: options.LogMelCache = None,
     resume: options.ResumeTraining = False,
     quiet: options.Quiet = False,
@@ -108,7 +119,7 @@ def refit(
 
     Example: audiotag refit ./my-model ./birds --out ./my-final-model
     """
-    _refuse_to_overwrite(out, resume=resume)
+    _refuse_to_overwrite(out, data, resume=resume)
     from audiotag.training.refit import refit as run
 
     options.set_verbosity(quiet=quiet, verbose=False)
@@ -119,11 +130,13 @@ def refit(
         say(f"audiotag: {out}: learnt from all folds, keeps the figures of {model}")
 
 
-def _refuse_to_overwrite(out: Path, *, resume: bool) -> None:
+def _refuse_to_overwrite(out: Path, data: Path, *, resume: bool) -> None:
     from audiotag.training.places import has_checkpoint
 
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file, but a model is a folder. Choose another name")
+    if out.resolve() == data.resolve():
+        raise OutputError(f"{out}: is the folder of the clips. Choose another folder for the model")
     is_model, is_begun = (out / CONFIG).exists(), has_checkpoint(out)
     # What a training has not finished has no card: that is written last.
     is_taken = is_model and (out / CARD).exists() if resume and is_begun else is_model or is_begun

@@ -42,7 +42,8 @@ def resolve_model(
         return open_model_folder(embedded_folder(), name=DEFAULT)
     hub_id = None if os.path.exists(wanted) else parse_hub_id(wanted)  # a file's name is no question to the Hub
     if hub_id is None:
-        raise ModelError(f"model {wanted!r}: is neither a folder nor `{DEFAULT}` nor org/name of a Hub. Check --model")
+        kinds = f"neither a folder nor `{DEFAULT}` nor org/name on the Hub"
+        raise ModelError(f"model {wanted!r}: is {kinds}. Check its name")
     return _resolve_on_hub(hub_id, engine or EngineOptions(), update=update, offline=offline)
 
 

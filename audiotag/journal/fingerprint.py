@@ -60,5 +60,5 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tupl
 
 def short_json(value: Any) -> str:
     """A value as an error message shows it."""
-    text = json.dumps(value)
+    text = "not set" if value is None else json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -128,7 +128,7 @@ def _labels(results: Sequence[Result]) -> str:
             heard.setdefault(event.label, []).append((result.path, event))
     if not heard:
         return "<p>No label reached its threshold.</p>\n"
-    columns = ("label", "events", "recordings", "in all", "likeliest")
+    columns = ("label", "events", "recordings", "total time", "highest score")
     head = "".join(f"<th{kind}>{column}</th>" for column, kind in zip(columns, (" class=text", *[""] * 4), strict=True))
     longest_first = sorted(heard.items(), key=lambda item: (-_seconds(item[1]), item[0]))
     rows = "".join(_label(label, events) for label, events in longest_first)

@@ -89,7 +89,8 @@ def name_of_suffix(out: Path, suffixes: Mapping[str, str]) -> str:
         if out.name.lower().endswith(suffix):
             return suffixes[suffix]
     known = ", ".join(sorted(suffixes))
-    raise UsageError(f"{out}: no format has the suffix {out.suffix or '(none)'!r}. Add --format, or use one of {known}")
+    has = f"no format has the suffix {out.suffix!r}" if out.suffix else "has no suffix to tell the format"
+    raise UsageError(f"{out}: {has}. Add --format, or use one of {known}")
 
 
 def open_writer(name: str, out: Output, *, header: Header, asked_for_header: bool = False) -> Writer:

@@ -53,7 +53,9 @@ class Output:
 def output_error(name: str | os.PathLike[str], error: OSError) -> OutputError:
     """What a failed write means, in one line."""
     way_out = "Free some space or choose another place"
-    if not isinstance(error, FileNotFoundError) and error.errno is not None and error.errno in _NOT_ABOUT_SPACE:
+    if isinstance(error, FileNotFoundError):
+        way_out = "Make its folder first, or choose another place"
+    elif error.errno in _NOT_ABOUT_SPACE:
         way_out = "Choose a place where you may write"
     return OutputError(f"{os.fspath(name)}: cannot be written: {error.strerror or error}. {way_out}")
 
