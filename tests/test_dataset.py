@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_CONFIG, chirp, noise, tone
+from conftest import TINY_CONFIG, TINY_RATE, chirp, noise, tone
 
 from audiotag.errors import DataError, OutputError
 from audiotag.frontend import LogMel
@@ -191,6 +191,12 @@ def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
     write_wav("data/x/b.wav", noise(seconds=0.5))
     os.utime(tmp_path / "data/x/b.wav", (1, 1))
     assert len(log_mels_of(clips, frontend, cache=tmp_path / "cache")[1]) == 1 + 4000 // 80
+
+
+def test_of_a_clip_the_first_minute_is_learnt_from(write_wav: Write, tmp_path: Path) -> None:
+    write_wav("data/x/a.wav", tone(seconds=61.0))
+    (log_mel,) = log_mels_of(read_dataset(tmp_path / "data"), TINY_CONFIG.frontend, cache=tmp_path / "cache")
+    assert len(log_mel) == TINY_CONFIG.frontend.n_frames(60 * TINY_RATE)
 
 
 def test_a_cache_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
