@@ -18,10 +18,13 @@ from conftest import TINY_CONFIG, Ran, chirp, noise, siren, tone
 from audiotag.cli.evaluate import _table
 from audiotag.config import ModelConfig
 from audiotag.errors import DataError
+from audiotag.hub import resolve_model
 from audiotag.labels import LabelSet
+from audiotag.options import EngineOptions
+from audiotag.tagger import Tagger
 from audiotag.thresholds import read_thresholds
 from audiotag.training.dataset import LabelledClip
-from audiotag.training.evaluate import Evaluation, measure, tell_learnt_clips, with_known_labels
+from audiotag.training.evaluate import Evaluation, measure, score_clips, tell_learnt_clips, with_known_labels
 from audiotag.training.evaluation_page import evaluation_page
 from audiotag.training.hierarchy import ancestors_of_labels
 
@@ -416,6 +419,12 @@ def test_a_label_that_no_clip_has_keeps_the_model_s_threshold(
 ) -> None:
     run_audiotag("evaluate", "m.csv", "--source", "town", "--thresholds-out", "t.json", "-q")
     assert list(read_thresholds(tmp_path / "t.json")) == ["Dog"]
+
+
+def test_a_clip_has_a_score_of_every_label_not_only_of_those_that_are_shown(write_wav: WriteWav) -> None:
+    tagger = Tagger(resolve_model(), options=EngineOptions(device="cpu", engine="onnx"))  # it has 75 labels
+    scores, _ = score_clips(tagger, [clip(str(write_wav("a.wav", tone())))])
+    assert (scores > 0).all()
 
 
 def test_a_fold_and_a_source_pick_clips(run_audiotag: RunAudiotag, data: Path) -> None:

@@ -106,8 +106,9 @@ def test_evaluation_equals_the_figures_in_the_models_config(trained: Path, data:
 
 def test_a_refit_learns_from_the_held_out_fold_and_keeps_the_figures(trained: Path, data: Path, tmp_path: Path) -> None:
     measured = open_model_folder(trained).config
-    refit(trained, data, tmp_path / "final", steps=3, learning_rate=1e-4)
+    made = refit(trained, data, tmp_path / "final", steps=3, learning_rate=1e-4)
     final = open_model_folder(tmp_path / "final")
+    assert final.config == made
     assert final.config.metrics["fp32"] == measured.metrics["fp32"]
     assert final.config.provenance["refit"] == {"n_clips": 24, "steps": 3, "learning_rate": 1e-4}
     assert "before the last 3 steps" in (tmp_path / "final/README.md").read_text(encoding="utf-8")
