@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -460,9 +459,3 @@ def test_recorded_logits_and_probabilities(dataset: str, rule: str, layout: str,
     assert np.abs(found.numpy() - expected).max() <= SAME_LOGITS * np.abs(expected).max()
     assert np.abs(scores.numpy() - probabilities).max() <= SAME_SCORES
     assert verify_folder(model) <= 1e-4
-
-
-def test_no_warning_is_raised_on_the_way(nsynth: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        read_checkpoint(nsynth)
