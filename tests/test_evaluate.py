@@ -445,6 +445,7 @@ def test_a_fold_and_a_source_pick_clips(run_audiotag: RunAudiotag, data: Path) -
         (["--among", " ; "], 2, "among: names no label. Write --among 'Dog; Chicken, rooster'"),
         (["--out", "nowhere/x.json"], 1, "nowhere/x.json: cannot be written"),
         (["--thresholds-out", "nowhere/x.json"], 1, "nowhere/x.json: cannot be written"),
+        (["--out", "/dev/full", "-f", "json"], 1, "/dev/full: cannot be written"),
         (["--out", "ev.csv"], 2, "ev.csv: no format has the suffix '.csv'. Add --format, or use one of .html, .json,"),
         (["-f", "xml"], 2, "'xml' is not one of table, json, html"),
         (["--fold", "2", "--source", "town"], 1, "no clip has a label that the model knows"),
