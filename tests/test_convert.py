@@ -151,7 +151,7 @@ def test_labels_have_the_names_of_the_data_set(dataset: str, first: str, last: s
     assert len(config.labels) == len(set(config.labels)) == sum(head.n_outputs for head in DATASETS[dataset].heads)
 
 
-def test_two_heads_name_their_tags(tmp_path: Path) -> None:
+def test_two_heads_name_their_tags(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = authors.training_form("epickitchens")
     config = read_checkpoint(authors.write_pyth(tmp_path / "c.pyth", "epickitchens", state)).config
     assert [(head.name, head.size) for head in config.heads] == [("verb", 97), ("noun", 300)]
@@ -159,6 +159,7 @@ def test_two_heads_name_their_tags(tmp_path: Path) -> None:
     assert all(label.startswith("noun:") for label in config.labels[97:])
     unknown = set(range(300)) - set(known_labels(DATASETS["epic-kitchens"].heads[1]))
     assert {f"noun:LABEL_{index}" for index in unknown} <= set(config.labels)
+    assert f"noun: the names of {len(unknown)} of 300 outputs are not known: they are called LABEL_n" in caplog.text
 
 
 def test_fuse_writes_a_whole_folder_and_says_why_int8_is_missing(
@@ -275,9 +276,33 @@ def huge_tensor(path: Path) -> None:
     rewritten(path, lambda pickled: re.sub(rb"K\x0b\x85", b"J\xff\xff\xff\x7f\x85", pickled))
 
 
+def blown_up(path: Path) -> None:
+    # The same, with a stride of 0: all of it is the storage's first value.
+    tensor = re.compile(rb"K\x0b\x85(q.|r.{4})K\x01\x85", re.DOTALL)
+    rewritten(path, lambda pickled: tensor.sub(b"J\xff\xff\xff\x7f\x85\\1K\\0\x85", pickled))
+
+
+def beyond_its_end(path: Path) -> None:
+    # The head's bias begins at value 7 of its 11.
+    rewritten(path, lambda pickled: re.sub(rb"K\x00(?=K\x0b\x85)", b"K\x07", pickled))
+
+
 def bomb(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * 2**24)
+
+
+def without_weights(path: Path) -> None:
+    torch.save({**torch.load(path), "model_state": []}, path)
+
+
+def no_mapping(path: Path) -> None:
+    torch.save([torch.ones(1)], path)
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
 
 
 def of_something_else(path: Path) -> None:
@@ -291,9 +316,14 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "code": (with_code, "holds code"),
     "huge storage": (huge_storage, "promises 2147483647 values"),
     "huge tensor": (huge_tensor, r"promises a tensor of \[2147483647\]"),
+    "blown up": (blown_up, r"promises a tensor of \[2147483647\] where it holds 11 values"),
+    "beyond its end": (beyond_its_end, r"promises a tensor of \[11\] where it holds 11 values"),
     "bomb": (bomb, "claim to be larger than the file"),
     "something else": (of_something_else, "neither a checkpoint of the authors"),
+    "no weights": (without_weights, "holds no weights"),
+    "no mapping": (no_mapping, "holds a list instead of a checkpoint"),
     "missing": (Path.unlink, "does not exist"),
+    "a folder": (a_folder, "cannot be read: Is a directory"),
 }
 
 
@@ -318,7 +348,7 @@ def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda state: {key: tensor for key, tensor in state.items() if key != name}
 
 
-def replaced(name: str, tensor: Tensor) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+def replaced(name: str, tensor: Any) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda state: {**state, name: tensor}
 
 
@@ -332,6 +362,7 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]]
     "missing": (without("s3.pathway0_res1.branch2.c_bn.bias"), r"'s3.pathway0_res1.branch2.c_bn.bias' .* is missing"),
     "extra": (replaced("s2.pathway0_res9.branch2.c.weight", torch.ones(2)), "'s2.pathway0_res9.*' .* not part"),
     "misshapen": (replaced("head.projection.weight", torch.ones(12, 32)), r"\[12, 32\], .*\[11, 32\]"),
+    "no tensor": (replaced("head.projection.bias", "text"), "'head.projection.bias' is no plain tensor"),
     "not finite": (replaced("head.projection.bias", torch.full((11,), torch.nan)), "projection.bias' .*not finite"),
     "disagreeing": (disagreeing, "two forms disagree: 's4.pathway0_res3.branch2.b_reparam.bias'"),
     "half merged": (lambda state: without("s2.pathway0_res0.branch2.a_reparam.bias")(authors.merged_form(state)),
