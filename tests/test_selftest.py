@@ -128,6 +128,16 @@ def test_doctor_selftest_ends_well(run_audiotag: RunAudiotag, tiny_model_folder:
     assert [line[:2] for line in ran.stdout.splitlines()] == ["ok"] * 4
 
 
+def test_doctor_selftest_names_an_engine_that_does_not_work_and_goes_on(
+    own_folder: Path, run_audiotag: RunAudiotag
+) -> None:
+    (own_folder / ONNX_INT8).write_bytes(b"no graph")
+    ran = run_audiotag("doctor", "--selftest", "--model", own_folder)
+    assert (ran.code, ran.stderr) == (1, "")
+    assert [line[:2] for line in ran.stdout.splitlines()] == ["ok", "!!", "ok", "ok"]
+    assert f"!!  onnx cpu int8      {own_folder / ONNX_INT8}: " in ran.stdout
+
+
 def test_the_embedded_model_gives_the_answers_recorded_beside_it(run_audiotag: RunAudiotag) -> None:
     ran = run_audiotag("doctor", "--selftest")
     assert ran.code == 0
