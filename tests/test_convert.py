@@ -416,6 +416,9 @@ def test_an_unusable_cfg_says_what_it_lacks(text: str | None, message: str, tmp_
 
 @pytest.mark.parametrize(("group", "values", "message"), [
     ("RESNET", {"DEPTH": [50]}, r"RESNET\.DEPTH = \[50\], known are 50 and 101"),
+    ("RESNET", {"WIDTH_PER_GROUP": 0}, r"RESNET\.WIDTH_PER_GROUP = 0, not 1 to 1024"),
+    ("MODEL", {"NUM_CLASSES": [11, 3]}, r"MODEL\.NUM_CLASSES = \[11, 3\] where 1 counts belong"),
+    ("AUDIO_DATA", {"SAMPLING_RATE": "fast"}, r"AUDIO_DATA\.SAMPLING_RATE = 'fast'\. Name --dataset"),
     # Eleven days: a folder of such a model would be refused, and comparing its ONNX file took all memory.
     ("AUDIO_DATA", {"CLIP_SECS": 1e6, "NUM_FRAMES": 10**8}, "window of 15999999999 samples is out of all proportion"),
 ])  # fmt: skip
