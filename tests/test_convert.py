@@ -221,6 +221,9 @@ def test_our_own_checkpoint_becomes_the_model_that_it_describes(
     x = torch.randn(2, 1, tiny_config.window.n_frames, tiny_config.frontend.n_mels)
     with torch.no_grad():
         torch.testing.assert_close(converted.network(x), tiny_network(x), rtol=1e-5, atol=1e-5)
+    made = converted.config.provenance
+    assert (made["checkpoint"], made["step"]) == ("checkpoint_best.pt", 12)
+    assert read_checkpoint(tmp_path / "checkpoint_best.pt", labels=("a", "b", "c")).config.labels == ("a", "b", "c")
     with pytest.raises(UsageError, match="Leave out --dataset"):
         read_checkpoint(tmp_path / "checkpoint_best.pt", dataset="nsynth")
 
@@ -305,6 +308,10 @@ def a_folder(path: Path) -> None:
     path.mkdir()
 
 
+def of_no_model(path: Path) -> None:
+    torch.save({"format": "audiotag-checkpoint", "network": {}}, path)
+
+
 def of_something_else(path: Path) -> None:
     torch.save({"state_dict": {}}, path)
 
@@ -321,6 +328,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "bomb": (bomb, "claim to be larger than the file"),
     "something else": (of_something_else, "neither a checkpoint of the authors"),
     "no weights": (without_weights, "holds no weights"),
+    "no model": (of_no_model, "does not describe its model: 'model'"),
     "no mapping": (no_mapping, "holds a list instead of a checkpoint"),
     "missing": (Path.unlink, "does not exist"),
     "a folder": (a_folder, "cannot be read: Is a directory"),
