@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -164,6 +165,7 @@ def test_rm_removes_a_model_and_says_how_much(server: HubServer, run_audiotag: R
 
 def test_rm_minds_no_file_that_another_program_left_among_the_revisions(server: HubServer, run_audiotag: Run) -> None:
     run_audiotag("models", "pull", ID, "-q")
+    shutil.rmtree(hub.audiotag_cache())  # as where another program has downloaded it
     (hub.hub_cache() / "models--org--tiny" / "snapshots" / ".DS_Store").touch()
     ran = run_audiotag("models", "rm", ID, "--yes", "-f", "json")
     assert (ran.code, ran.stderr) == (0, "")

@@ -291,6 +291,11 @@ def test_a_login_page_in_place_of_the_hub_is_one_line(server: HubServer, waits: 
     assert "the answer is not a Hub's" in failure()
 
 
+def test_a_server_that_names_no_commit_is_one_line(server: HubServer, files: dict[str, bytes]) -> None:
+    server.refs[ID], server.files["newest"] = {"main": "newest"}, files
+    assert "the server names no commit. Check HF_ENDPOINT" in failure()
+
+
 def test_a_file_that_is_not_as_long_as_the_hub_says_is_no_missing_network(
     server: HubServer, files: dict[str, bytes]
 ) -> None:
@@ -437,7 +442,9 @@ def test_a_cache_without_links_on_a_nearly_full_disk_works_without_the_client_s_
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
     folder = resolve_model(ID, engine=CPU)  # a warning is an error here
     assert folder.file(ONNX).read_bytes() == BYTES[ONNX]
-    assert hub.files_recorded(folder, offline=True)[ONNX] == checksum(ONNX, BYTES[ONNX])
+    assert hub.files_recorded(folder, offline=True) == {
+        name: checksum(name, files[name]) for name in (CONFIG, PREPROCESSOR, "README.md", ONNX)
+    }
 
 
 def test_a_cache_folder_that_is_a_file_is_one_line(
@@ -525,7 +532,8 @@ def test_missing_onnx_is_exported_once_and_a_damaged_export_is_made_again(
     assert folder.file(ONNX).read_bytes() == (tiny_model_folder / ONNX).read_bytes()
     assert hub.audiotag_cache() in folder.path.parents
     made, server.requests[:] = folder.file(ONNX).stat().st_mtime_ns, []
-    assert resolve_model(ID, engine=CPU).file(ONNX).stat().st_mtime_ns == made
+    assert resolve_model(ID, engine=CPU) == folder
+    assert folder.file(ONNX).stat().st_mtime_ns == made
     assert server.requests == []
     folder.file(ONNX).write_bytes(b"half")
     again = resolve_model(ID, engine=CPU, offline=True)
