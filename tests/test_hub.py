@@ -159,8 +159,10 @@ def test_first_use_downloads_and_second_use_makes_no_request(server: HubServer, 
         (EngineOptions(device="cpu"), {ONNX}),
         (EngineOptions(device="cpu", precision="int8"), {ONNX_INT8}),
         (EngineOptions(engine="torch"), {WEIGHTS}),
+        (EngineOptions(device="cuda"), {WEIGHTS}),
+        (EngineOptions(precision="fp16"), {WEIGHTS}),
     ],
-    ids=["onnx", "int8", "torch"],
+    ids=["onnx", "int8", "torch", "cuda", "fp16"],
 )
 def test_only_what_the_engine_needs_is_downloaded(
     server: HubServer, files: dict[str, bytes], engine: EngineOptions, expected: set[str]
