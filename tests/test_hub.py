@@ -224,6 +224,8 @@ def test_what_an_earlier_run_left_unfinished_is_completed(server: HubServer, fil
     resolve_model(f"{ID}@{commit}", engine=EngineOptions(engine="torch"))
     folder = resolve_model(f"{ID}@{commit}", engine=CPU)
     assert folder.file(ONNX).read_bytes() == BYTES[ONNX]
+    (folder.path / PREPROCESSOR).unlink()
+    assert resolve_model(f"{ID}@{commit}", engine=CPU).has(PREPROCESSOR)
 
 
 def test_update_and_offline_contradict_each_other() -> None:
