@@ -145,10 +145,10 @@ def remove_models(
 
     Example: audiotag models rm org/name --yes
     """
-    wanted = [str(_hub_id(text)) if "@" not in text else text for text in ids]
+    wanted = {text: _hub_id(text) for text in ids}
     if not yes:
         _ask(ids)
-    rows = [_removed_row(text, *remove_cached(_hub_id(text), whole="@" not in text)) for text in wanted]
+    rows = [_removed_row(text, *remove_cached(hub_id, whole="@" not in text)) for text, hub_id in wanted.items()]
     _show(rows, form, ("name", "revisions", "bytes"))
 
 
