@@ -172,6 +172,15 @@ def test_only_what_the_engine_needs_is_downloaded(
     assert {name for name in BYTES if folder.has(name)} == expected
 
 
+def test_a_training_begins_with_weights_alone(
+    server: HubServer, files: dict[str, bytes], run_audiotag: Any, tmp_path: Path
+) -> None:
+    server.publish(ID, files)
+    assert run_audiotag("train", tmp_path / "no data", "--out", tmp_path / "out", "--from", ID).code == 1
+    folder = resolve_model(ID, offline=True, engine=EngineOptions(engine="torch"))
+    assert {name for name in BYTES if folder.has(name)} == {WEIGHTS}
+
+
 def test_the_checksum_of_the_weights_is_the_same_whichever_files_are_here(
     server: HubServer, files: dict[str, bytes]
 ) -> None:
