@@ -130,6 +130,8 @@ def test_what_needs_torch_says_what_to_install(arguments: list[str], tmp_path: P
         (["predict", "a.wav", "--top-k", "many"], "Invalid value for '--top-k'"),
         (["predict", "a.wav", "--format", "yaml"], "'yaml' is not one of"),
         (["predict", "a.wav", "--start", "1:99"], "'1:99' is not a time"),
+        (["predict", "a.wav", "--start", "soon"], "'soon' is not a time"),
+        (["predict", "a.wav", "--duration", "inf"], "'inf' is not a time"),
         (["predict", "a.wav", "--aggregate", "median"], "'median' is not one of mean, max"),
         (["predict", "a.wav", "--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, not 'tpu'"),
         (["predict", "a.wav", "--device", "cuda:256"], "mps, not 'cuda:256'"),  # torch takes it for cuda:0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from audiotag.cli.progress import Progress
+from audiotag.cli.train import _TrainingLines
 from audiotag.inputs import Input
 from audiotag.run import Tally
+from audiotag.training.trainer import Progress as TrainingProgress
 
 INPUTS = [Input(f"{number}.wav", Path(f"{number}.wav"), size=1000, mtime_ns=0) for number in range(100)]  # of 60 s
 
@@ -76,3 +79,24 @@ def test_nothing_is_said_of_what_is_left_where_a_file_is_longer_than_its_bytes_t
         assert capsys.readouterr().err.endswith(line)
         progress.add_seconds(3 * 3600.0)
         assert "x real time\n" in capsys.readouterr().err
+
+
+def test_a_training_says_what_is_left_by_the_steps_of_this_session(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    lines = _TrainingLines(quiet=False)
+    lines.step(TrainingProgress(step=510, steps=1000, loss=0.25))  # goes on with a training
+    now += 15.0
+    lines.step(TrainingProgress(step=520, steps=1000, loss=0.25))
+    now += 5.0
+    lines.step(TrainingProgress(step=525, steps=1000, loss=0.25))  # too early for another line
+    lines.step(TrainingProgress(
+        step=550, steps=1000, loss=0.5, validation_map=0.75, validation_top1=0.5, best_map=0.875
+    ))  # fmt: skip
+    assert capsys.readouterr().err == (
+        "step 510/1000  loss 0.250  --:-- left\n"
+        "step 520/1000  loss 0.250  12:00 left\n"
+        "step 550/1000  loss 0.500  3:45 left  validation mAP 0.7500 (best 0.8750)  top-1 0.500\n"
+    )
