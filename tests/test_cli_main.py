@@ -130,6 +130,7 @@ def test_what_needs_torch_says_what_to_install(arguments: list[str], tmp_path: P
         (["predict", "a.wav", "--top-k", "many"], "Invalid value for '--top-k'"),
         (["predict", "a.wav", "--format", "yaml"], "'yaml' is not one of"),
         (["predict", "a.wav", "--start", "1:99"], "'1:99' is not a time"),
+        (["train", "clips", "--out", "m", "--mixup-probability", "1"], "mixup_probability must be 0 or more and less"),
         (["predict", "a.wav", "--start", "soon"], "'soon' is not a time"),
         (["predict", "a.wav", "--duration", "inf"], "'inf' is not a time"),
         (["predict", "a.wav", "--aggregate", "median"], "'median' is not one of mean, max"),
