@@ -126,7 +126,9 @@ class _Hub(_Handler):
         commit = self.commit_of(repo, revision)
         if commit is None:
             return
-        siblings = [self.sibling(path, content) for path, content in self.hub.files[commit].items()]
+        siblings: list[dict[str, object]] = [{"rfilename": path} for path in self.hub.files[commit]]
+        if "blobs=" in self.path:
+            siblings = [self.sibling(path, content) for path, content in self.hub.files[commit].items()]
         self.answer(200, json.dumps({"id": repo, "sha": commit, "siblings": siblings}).encode())
 
     def list_files(self, repo: str, revision: str) -> None:

@@ -155,6 +155,9 @@ def test_what_needs_torch_says_what_to_install(arguments: list[str], tmp_path: P
         (["predict", "a.wav", "-t", "0,3"], "'0,3' is not a score; write a number from 0 to 1"),
         (["predict", "a.wav", "-t", "30"], "'30' is not a score; write a number from 0 to 1"),
         (["predict", "a.wav", "--out", "tags"], "tags: has no suffix to tell the format. Add --format"),
+        (["train", "clips", "--out", "m", "--mixup-probability", "1"], "mixup_probability must be 0 or more and less"),
+        (["predict", "a.wav", "--start", "soon"], "'soon' is not a time"),
+        (["predict", "a.wav", "--duration", "inf"], "'inf' is not a time"),
         (["predict", "a.wav", "--aggregate", "median"], "'median' is not one of mean, max"),
         (["predict", "a.wav", "--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, not 'tpu'"),
         (["predict", "a.wav", "--device", "cuda:256"], "mps, not 'cuda:256'"),  # torch takes it for cuda:0

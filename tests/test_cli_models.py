@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -60,7 +61,7 @@ def test_list_shows_the_cached_model_with_its_revision_size_and_labels(server: H
     assert set(row["files"]) == set(content)
     table = run_audiotag("models", "list").stdout.splitlines()
     assert table[0].split() == ["name", "revision", "refs", "labels", "bytes", "path"]
-    assert any(line.startswith(f"{ID} ") for line in table[1:])
+    assert [line.split()[:3] for line in table[1:]] == [["default", "-", "-"], [ID, commit_of(server), "main"]]
 
 
 def test_list_passes_over_what_is_not_ours(server: HubServer, run_audiotag: Run) -> None:
@@ -139,6 +140,13 @@ def test_verify_finds_a_damaged_file_without_the_network(server: HubServer, run_
     assert run_audiotag("models", "verify", ID).code == 0
 
 
+def test_verify_of_a_folder_of_ones_own_has_nothing_to_compare_with(folder: Path, run_audiotag: Run) -> None:
+    ran = run_audiotag("models", "verify", folder, "-f", "json")
+    assert ran.code == 0
+    rows = json.loads(ran.stdout)
+    assert {(row["name"], row["status"], row["checksum"]) for row in rows} == {("tiny", "unknown", None)}
+
+
 def test_rm_needs_yes_where_nobody_can_be_asked(
     server: HubServer, run_audiotag: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +155,14 @@ def test_rm_needs_yes_where_nobody_can_be_asked(
     ran = run_audiotag("models", "rm", ID)
     assert (ran.code, ran.stdout) == (2, "")
     assert "Add --yes" in ran.stderr
+    assert run_audiotag("models", "show", ID, "--offline").code == 0
+
+
+def test_rm_removes_nothing_where_one_name_is_no_id(server: HubServer, run_audiotag: Run) -> None:
+    run_audiotag("models", "pull", ID, "-q")
+    ran = run_audiotag("models", "rm", ID, "no/id/@v2", "--yes")
+    assert (ran.code, ran.stdout) == (2, "")
+    assert "'no/id/@v2': is no model on the Hub" in ran.stderr
     assert run_audiotag("models", "show", ID, "--offline").code == 0
 
 
@@ -164,6 +180,7 @@ def test_rm_removes_a_model_and_says_how_much(server: HubServer, run_audiotag: R
 
 def test_rm_minds_no_file_that_another_program_left_among_the_revisions(server: HubServer, run_audiotag: Run) -> None:
     run_audiotag("models", "pull", ID, "-q")
+    shutil.rmtree(hub.audiotag_cache())  # as where another program has downloaded it
     (hub.hub_cache() / "models--org--tiny" / "snapshots" / ".DS_Store").touch()
     ran = run_audiotag("models", "rm", ID, "--yes", "-f", "json")
     assert (ran.code, ran.stderr) == (0, "")
@@ -181,7 +198,7 @@ def test_rm_of_a_revision_leaves_the_others(server: HubServer, run_audiotag: Run
 
 def test_labels_lists_and_searches(folder: Path, run_audiotag: Run) -> None:
     assert run_audiotag("labels", "--model", folder).stdout == "Dog\nSiren\nMusical instrument, plucked\n"
-    assert run_audiotag("labels", "--model", folder, "--search", "SIR").stdout == "Siren\n"
+    assert run_audiotag("labels", "--model", folder, "--search", "SIR") == Ran(0, "Siren\n", "")
     found = json.loads(run_audiotag("labels", "--model", folder, "--search", "dog", "-f", "json").stdout)
     assert found == [{"index": 0, "label": "Dog", "threshold": 0.0}]
     nothing = run_audiotag("labels", "--model", folder, "--search", "sirne")

@@ -6,6 +6,7 @@ import errno
 import io
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 
 from audiotag.cli.progress import Progress
 from audiotag.cli.status import StatusLine
+from audiotag.cli.train import _TrainingLines
 from audiotag.inputs import Input
 from audiotag.run import Tally
+from audiotag.training.trainer import Progress as TrainingProgress
 
 INPUTS = [Input(f"{number}.wav", Path(f"{number}.wav"), size=1000, mtime_ns=0) for number in range(100)]  # of 60 s
 
@@ -71,11 +74,13 @@ def test_nothing_is_said_of_what_is_left_where_a_file_is_longer_than_its_bytes_t
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("audiotag.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(Progress, "elapsed", 10.0)
     tally = Tally()
     with progress_over(tally) as progress:
         progress.add_seconds(60.0)
         tag(progress, tally, INPUTS[0])
-        assert " left" in capsys.readouterr().err
+        line = "audiotag: 1 input; 1.0 min of audio, 6.0 x real time, about 0:16:30 left\n"
+        assert capsys.readouterr().err.endswith(line)
         progress.add_seconds(3 * 3600.0)
         assert "x real time\n" in capsys.readouterr().err
 
@@ -91,3 +96,24 @@ def test_a_full_disk_behind_stderr_ends_no_run(monkeypatch: pytest.MonkeyPatch) 
     with progress_over(Tally()) as progress:
         progress.add_seconds(60.0)
     StatusLine(quiet=False).show("step 1", keep=True)
+
+
+def test_a_training_says_what_is_left_by_the_steps_of_this_session(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    lines = _TrainingLines(quiet=False)
+    lines.step(TrainingProgress(step=510, steps=1000, loss=0.25))  # goes on with a training
+    now += 15.0
+    lines.step(TrainingProgress(step=520, steps=1000, loss=0.25))
+    now += 5.0
+    lines.step(TrainingProgress(step=525, steps=1000, loss=0.25))  # too early for another line
+    lines.step(TrainingProgress(
+        step=550, steps=1000, loss=0.5, validation_map=0.75, validation_top1=0.5, best_map=0.875
+    ))  # fmt: skip
+    assert capsys.readouterr().err == (
+        "step 510/1000  loss 0.250  --:-- left\n"
+        "step 520/1000  loss 0.250  12:00 left\n"
+        "step 550/1000  loss 0.500  3:45 left  validation mAP 0.7500 (best 0.8750)  top-1 0.500\n"
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_CONFIG, chirp, noise, tone
+from conftest import TINY_CONFIG, TINY_RATE, chirp, noise, tone
 
 from audiotag.errors import DataError, OutputError
 from audiotag.frontend import LogMel
@@ -59,6 +59,14 @@ def test_folds_of_a_folder_do_not_change_when_clips_are_added(write_wav: Write, 
     assert len(set(before.values())) > 1
 
 
+def test_clips_without_a_fold_get_one_of_five_by_their_group(tmp_path: Path) -> None:
+    rows = [f"{number}.wav,Dog,{number // 2}, " for number in range(100)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,labels,group,fold", *rows]))
+    folds = [clip.fold for clip in read_dataset(tmp_path / "m.csv")]
+    assert set(folds) == set("12345")
+    assert folds[::2] == folds[1::2]
+
+
 def test_a_manifest_may_have_a_line_for_each_label_of_a_clip(tmp_path: Path) -> None:
     """Not a clip for each: one would teach that the label of the other is not heard."""
     (tmp_path / "m.csv").write_text("path,label,group\na.wav,Dog,g1\nb.wav,Rain,g2\na.wav,Rain;Dog,g1\n")
@@ -74,16 +82,18 @@ def test_a_manifest_prefers_labels_with_parents_and_keeps_folds_and_credits(tmp_
         "path,source,license,attribution,labels,fold,group,labels_all,origin\n"
         'a.wav,zoo,CC-BY-4.0,"Ann, B.","Bark",3,g1,"Bark;Dog;Animal",example.org/zoo@1:a.wav\n'
         "b.wav,zoo,CC0-1.0,,Rain,4,g2,Rain,\n"
+        "c.wav,zoo\n"  # a line may end early
     )
-    first, second = read_dataset(manifest)
+    first, second, third = read_dataset(manifest)
     assert first.path == tmp_path / "a.wav"
     assert first.labels == ("Bark", "Dog", "Animal")
     assert (first.fold, first.group, second.fold) == ("3", "g1", "4")
     assert first.credit == Credit("zoo", "CC-BY-4.0", "Ann, B.", "example.org/zoo")
-    write_credits(tmp_path, [first, second])
+    assert third.labels == ()
+    write_credits(tmp_path, [first, second, third])
     assert (tmp_path / "CREDITS.csv").read_text() == (
         "source,license,attribution,origin,clips\n"
-        "zoo,CC-BY-4.0,\"Ann, B.\",example.org/zoo,1\nzoo,CC0-1.0,,,1\n"
+        "zoo,,,,1\nzoo,CC-BY-4.0,\"Ann, B.\",example.org/zoo,1\nzoo,CC0-1.0,,,1\n"
     )  # fmt: skip
 
 
@@ -111,7 +121,8 @@ def test_an_unusable_manifest_is_one_clear_error(tmp_path: Path, text: str, comp
 
 
 def test_a_manifest_is_read_whatever_the_case_and_the_spaces_of_its_columns(tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text('Path, Labels , FOLD\na.wav, "Domestic animals, pets;Dog", 1\n')
+    text = 'Path, Labels , FOLD\na.wav, "Domestic animals, pets;Dog", 1\n'
+    (tmp_path / "m.csv").write_text(text, encoding="utf-8-sig")  # as spreadsheets do
     (clip,) = read_dataset(tmp_path / "m.csv")
     assert clip.path == tmp_path / "a.wav"
     assert (clip.labels, clip.fold) == (("Domestic animals, pets", "Dog"), "1")
@@ -148,6 +159,7 @@ def test_labels_need_clips_and_independent_groups(tmp_path: Path, caplog: pytest
     assert choose_labels(clips, min_clips=3, min_groups=1) == ("Many", "Same")
     assert caplog.messages == ["labels without 3 clips of 1 groups are not learnt: 'Rare'"]
     assert choose_labels(clips, min_clips=3, min_groups=2) == ("Many",)
+    assert caplog.messages[1].endswith(": 'Rare', 'Same'")
     assert label_matrix(clips, ("Rare", "Many")).tolist() == [[1, 1], [1, 1], [0, 1], [0, 1], [0, 1], [0, 1]]
     with pytest.raises(DataError, match="no label has 100 clips"):
         choose_labels(clips, min_clips=100, min_groups=1)
@@ -179,6 +191,12 @@ def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
     write_wav("data/x/b.wav", noise(seconds=0.5))
     os.utime(tmp_path / "data/x/b.wav", (1, 1))
     assert len(log_mels_of(clips, frontend, cache=tmp_path / "cache")[1]) == 1 + 4000 // 80
+
+
+def test_of_a_clip_the_first_minute_is_learnt_from(write_wav: Write, tmp_path: Path) -> None:
+    write_wav("data/x/a.wav", tone(seconds=61.0))
+    (log_mel,) = log_mels_of(read_dataset(tmp_path / "data"), TINY_CONFIG.frontend, cache=tmp_path / "cache")
+    assert len(log_mel) == TINY_CONFIG.frontend.n_frames(60 * TINY_RATE)
 
 
 def test_a_cache_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:

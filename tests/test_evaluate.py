@@ -18,10 +18,13 @@ from conftest import TINY_CONFIG, Ran, chirp, noise, siren, tone
 from audiotag.cli.evaluate import _table
 from audiotag.config import ModelConfig
 from audiotag.errors import DataError
+from audiotag.hub import resolve_model
 from audiotag.labels import LabelSet
+from audiotag.options import EngineOptions
+from audiotag.tagger import Tagger
 from audiotag.thresholds import read_thresholds
 from audiotag.training.dataset import LabelledClip
-from audiotag.training.evaluate import Evaluation, measure, tell_learnt_clips, with_known_labels
+from audiotag.training.evaluate import Evaluation, measure, score_clips, tell_learnt_clips, with_known_labels
 from audiotag.training.evaluation_page import evaluation_page
 from audiotag.training.hierarchy import ancestors_of_labels
 
@@ -110,10 +113,12 @@ def test_intervals_hold_the_figure_and_come_from_a_seed() -> None:
     scores = np.array([[0.5 + 0.2 * ("a" in each.labels), 0.5] for each in clips]) + rng.normal(0, 0.2, (60, 2))
     first, second = (measure(scores, clips, model_of(["a", "b"])) for _ in range(2))
     assert first == second
+    table = _table({"model": "m", "precision": "fp32"}, first)
     for value, interval in [(first.macro_map, first.macro_map_interval), (first.top1, first.top1_interval),
                             *((each.average_precision, each.interval) for each in first.per_label)]:  # fmt: skip
         assert interval is not None
         assert 0 <= interval[0] < value < interval[1] <= 1
+        assert f"{interval[0]:.3f} to {interval[1]:.3f}" in table
     assert measure(scores, clips, model_of(["a", "b"]), n_resamples=0).macro_map_interval is None
 
 
@@ -418,6 +423,12 @@ def test_a_label_that_no_clip_has_keeps_the_model_s_threshold(
     assert list(read_thresholds(tmp_path / "t.json")) == ["Dog"]
 
 
+def test_a_clip_has_a_score_of_every_label_not_only_of_those_that_are_shown(write_wav: WriteWav) -> None:
+    tagger = Tagger(resolve_model(), options=EngineOptions(device="cpu", engine="onnx"))  # it has 75 labels
+    scores, _ = score_clips(tagger, [clip(str(write_wav("a.wav", tone())))])
+    assert (scores > 0).all()
+
+
 def test_a_fold_and_a_source_pick_clips(run_audiotag: RunAudiotag, data: Path) -> None:
     def n_clips(*arguments: str) -> int:
         return int(json.loads(run_audiotag("evaluate", "m.csv", "-f", "json", "-q", *arguments).stdout)["n_clips"])
@@ -434,8 +445,9 @@ def test_a_fold_and_a_source_pick_clips(run_audiotag: RunAudiotag, data: Path) -
         (["--source", "sea"], 1, "no clip is of source sea. Choose among town, zoo"),
         (["--among", "Dogg"], 2, "label 'Dogg': the model does not know it. Did you mean 'Dog'?"),
         (["--among", " ; "], 2, "among: names no label. Write --among 'Dog; Chicken, rooster'"),
-        (["--out", "nowhere/x.json"], 1, "nowhere/x.json: cannot be written"),
-        (["--thresholds-out", "nowhere/x.json"], 1, "nowhere/x.json: cannot be written"),
+        (["--out", "nowhere/x.json"], 1, "x.json: cannot be written: it is a folder, or its folder is missing"),
+        (["--thresholds-out", "nowhere/x.json"], 1, "x.json: cannot be written: it is a folder, or its folder is"),
+        (["--out", "/dev/full", "-f", "json"], 1, "/dev/full: cannot be written"),
         (["--out", "ev.csv"], 2, "ev.csv: no format has the suffix '.csv'. Add --format, or use one of .html, .json,"),
         (["-f", "xml"], 2, "'xml' is not one of table, json, html"),
         (["--fold", "2", "--source", "town"], 1, "no clip has a label that the model knows"),

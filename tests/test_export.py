@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 import soundfile
 import torch
-from conftest import TINY_RATE, Ran, chirp, noise, siren, tone
+from conftest import TINY_RATE, Ran, chirp, make_tiny_network, noise, siren, tone
 
 from audiotag.config import ModelConfig, NetworkConfig
 from audiotag.errors import DataError, ModelError
@@ -102,9 +102,33 @@ def test_weights_that_are_no_numbers_leave_no_file(tiny_network: Any, tmp_path: 
     assert os.listdir(tmp_path) == []
 
 
-def test_export_writes_and_verifies_both_files(folder: Path, sounds: Path, run_audiotag: Run) -> None:
+def test_an_int8_file_that_does_not_follow_its_network_is_refused_and_not_left(
+    tiny_network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quantise_another(source: Path, path: Path, batches: list[Any]) -> None:
+        export_onnx(fuse(make_tiny_network(seed=1)), source, n_frames=40, n_mels=16)
+        source.rename(path)
+
+    monkeypatch.setattr("audiotag.export._quantise", quantise_another)
+    log_mels = np.random.default_rng(0).normal(size=(8, 1, 40, 16)).astype(np.float32)
+    with pytest.raises(ModelError, match=r"model\.onnx: int8 logits follow .* Calibrate with more varied sound"):
+        quantise_int8(fuse(tiny_network), tmp_path / "model.onnx", [log_mels])
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_window_of_a_model_with_one_label_is_enough_for_int8(tmp_path: Path) -> None:
+    network = fuse(AudioRepInceptionNeXt(NetworkConfig(n_labels=1, width=2, depths=(1,), kernel_sizes=(3,))))
+    log_mels = np.random.default_rng(0).normal(size=(1, 1, 20, 16)).astype(np.float32)
+    quantise_int8(network, tmp_path / "model.onnx", [log_mels])  # a single logit correlates with nothing
+    assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_export_writes_and_verifies_both_files(
+    folder: Path, sounds: Path, run_audiotag: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     ran = run_audiotag("export", folder, "--int8", "--calibrate", sounds)
     assert (ran.code, ran.stdout) == (0, ""), ran.stderr
+    assert "root" not in {record.name for record in caplog.records}, "ONNX Runtime's advice"
     assert "left out of the calibration" in ran.stderr
     assert verify_folder(open_model_folder(folder)) <= FP32_TOLERANCE
     assert run_audiotag("export", folder, "--verify").code == 0

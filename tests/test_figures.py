@@ -20,7 +20,13 @@ from audiotag.config import ModelConfig
 from audiotag.model_card import figures_table, model_card, write_model_card
 from audiotag.model_folder import open_model_folder
 from audiotag.training.dataset import LabelledClip, read_dataset
-from audiotag.training.figures import LEAST_DEFAULT_THRESHOLD, MOST_DEFAULT_THRESHOLD, Subset, default_thresholds
+from audiotag.training.figures import (
+    LEAST_DEFAULT_THRESHOLD,
+    MOST_DEFAULT_THRESHOLD,
+    Subset,
+    default_thresholds,
+    measure_negatives,
+)
 from audiotag.training.figures import measure_model as measure_and_write
 from audiotag.training.metrics import f1_thresholds
 from audiotag.training.negatives import negative_scores, negatives_tagged
@@ -78,6 +84,22 @@ def test_the_folder_s_configuration_holds_what_was_measured(measured: tuple[Path
     assert set(zoo["int8"]) == {"top1", "top1_interval"}
     assert all(set(each) == {"fp32", "int8"} for each in config.metrics["negatives"].values())
     assert str(folder.parent.parent) not in json.dumps(config.metrics)  # no place on the maker's disk
+
+
+def test_other_weights_raise_thresholds_above_their_own_negatives_and_keep_the_figures(
+    measured: tuple[Path, ModelConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = Path(shutil.copytree(measured[0], tmp_path / "tiny")), measured[1]
+    monkeypatch.setattr("audiotag.training.figures.negative_scores", lambda tagger, seed: np.array([[0.7, 0.1, 0.1]]))
+    monkeypatch.setattr(
+        "audiotag.training.figures.negatives_tagged",
+        lambda taggers: {"by threshold": {name: tagger.config.thresholds[0] for name, tagger in taggers.items()}},
+    )
+    found = measure_negatives(folder, replace(config, thresholds=(0.4, 0.4, 0.4)))
+    assert found.thresholds == (0.71, 0.4, 0.4)
+    assert found.metrics == {**config.metrics, "negatives": {"by threshold": {"fp32": 0.71, "int8": 0.71}}}
+    assert open_model_folder(folder).config == found
+    assert "| by threshold | 71 % | 71 % |" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_default_thresholds_are_the_labels_own_but_not_below_the_least(clips: tuple[LabelledClip, ...]) -> None:
@@ -173,8 +195,6 @@ def test_the_pages_have_the_markers(page: Path, script: str) -> None:
 
 def test_the_pages_and_the_card_tell_what_the_embedded_model_s_configuration_holds() -> None:
     config = open_model_folder(measure_model.EMBEDDED).config
-    if "negatives" not in config.metrics:
-        pytest.skip("the embedded model was measured before tests/measure_model.py was written")
     for page in measure_model.PAGES:
         text = page.read_text(encoding="utf-8")
         assert measure_model.with_figures(text, config) == text

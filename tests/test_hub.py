@@ -161,8 +161,10 @@ def test_first_use_downloads_and_second_use_makes_no_request(server: HubServer, 
         (EngineOptions(device="cpu"), {ONNX}),
         (EngineOptions(device="cpu", precision="int8"), {ONNX_INT8}),
         (EngineOptions(engine="torch"), {WEIGHTS}),
+        (EngineOptions(device="cuda"), {WEIGHTS}),
+        (EngineOptions(precision="fp16"), {WEIGHTS}),
     ],
-    ids=["onnx", "int8", "torch"],
+    ids=["onnx", "int8", "torch", "cuda", "fp16"],
 )
 def test_only_what_the_engine_needs_is_downloaded(
     server: HubServer, files: dict[str, bytes], engine: EngineOptions, expected: set[str]
@@ -170,6 +172,15 @@ def test_only_what_the_engine_needs_is_downloaded(
     server.publish(ID, files)
     folder = resolve_model(ID, engine=engine)
     assert {name for name in BYTES if folder.has(name)} == expected
+
+
+def test_a_training_begins_with_weights_alone(
+    server: HubServer, files: dict[str, bytes], run_audiotag: Any, tmp_path: Path
+) -> None:
+    server.publish(ID, files)
+    assert run_audiotag("train", tmp_path / "no data", "--out", tmp_path / "out", "--from", ID).code == 1
+    folder = resolve_model(ID, offline=True, engine=EngineOptions(engine="torch"))
+    assert {name for name in BYTES if folder.has(name)} == {WEIGHTS}
 
 
 def test_the_checksum_of_the_weights_is_the_same_whichever_files_are_here(
@@ -224,6 +235,8 @@ def test_what_an_earlier_run_left_unfinished_is_completed(server: HubServer, fil
     resolve_model(f"{ID}@{commit}", engine=EngineOptions(engine="torch"))
     folder = resolve_model(f"{ID}@{commit}", engine=CPU)
     assert folder.file(ONNX).read_bytes() == BYTES[ONNX]
+    (folder.path / PREPROCESSOR).unlink()
+    assert resolve_model(f"{ID}@{commit}", engine=CPU).has(PREPROCESSOR)
 
 
 def test_update_and_offline_contradict_each_other() -> None:
@@ -291,6 +304,11 @@ def test_a_refusal_is_one_line_with_the_way_out(
 def test_a_login_page_in_place_of_the_hub_is_one_line(server: HubServer, waits: list[float]) -> None:
     server.faults.append(Fault("/api/models/", 200))
     assert "the answer is not a Hub's" in failure()
+
+
+def test_a_server_that_names_no_commit_is_one_line(server: HubServer, files: dict[str, bytes]) -> None:
+    server.refs[ID], server.files["newest"] = {"main": "newest"}, files
+    assert "the server names no commit. Check HF_ENDPOINT" in failure()
 
 
 def test_a_file_that_is_not_as_long_as_the_hub_says_is_no_missing_network(
@@ -439,7 +457,9 @@ def test_a_cache_without_links_on_a_nearly_full_disk_works_without_the_client_s_
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
     folder = resolve_model(ID, engine=CPU)  # a warning is an error here
     assert folder.file(ONNX).read_bytes() == BYTES[ONNX]
-    assert hub.files_recorded(folder, offline=True)[ONNX] == checksum(ONNX, BYTES[ONNX])
+    assert hub.files_recorded(folder, offline=True) == {
+        name: checksum(name, files[name]) for name in (CONFIG, PREPROCESSOR, "README.md", ONNX)
+    }
 
 
 def test_a_cache_folder_that_is_a_file_is_one_line(
@@ -527,7 +547,8 @@ def test_missing_onnx_is_exported_once_and_a_damaged_export_is_made_again(
     assert folder.file(ONNX).read_bytes() == (tiny_model_folder / ONNX).read_bytes()
     assert hub.audiotag_cache() in folder.path.parents
     made, server.requests[:] = folder.file(ONNX).stat().st_mtime_ns, []
-    assert resolve_model(ID, engine=CPU).file(ONNX).stat().st_mtime_ns == made
+    assert resolve_model(ID, engine=CPU) == folder
+    assert folder.file(ONNX).stat().st_mtime_ns == made
     assert server.requests == []
     folder.file(ONNX).write_bytes(b"half")
     again = resolve_model(ID, engine=CPU, offline=True)

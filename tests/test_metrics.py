@@ -78,6 +78,7 @@ def test_a_threshold_that_shows_everything_or_nothing_is_found_too() -> None:
     assert best_f1_threshold(np.array([0.4, 0.2]), np.array([1.0, 1.0])) == AtThreshold(0.1, 1.0, 1.0, 1.0)
     assert best_f1_threshold(np.array([0.0, 0.0]), np.array([1.0, 0.0])).threshold == 0.0
     assert best_f1_threshold(np.array([0.4, 0.2]), np.array([0.0, 0.0])) == AtThreshold(1.0, 1.0, 0.0, 0.0)
+    assert at_threshold(np.array([0.4, 0.2]), np.array([1.0, 0.0]), 0.5) == AtThreshold(0.5, 1.0, 0.0, 0.0)
 
 
 def test_a_label_s_threshold_is_drawn_towards_the_common_one_the_more_the_fewer_clips_it_has() -> None:

@@ -142,7 +142,7 @@ def test_louder_is_brighter_also_in_grey_and_silence_has_a_picture() -> None:
     levels = np.linspace(-20, 0, 60, dtype=np.float32)[:, None]
     brightness = pixels_of(picture(levels))[0] @ [0.299, 0.587, 0.114]
     assert (np.diff(brightness) >= -1).all()
-    assert brightness[-1] > 200 > 40 > brightness[0]
+    assert brightness[-1] > 200 > brightness[46] > 40 > brightness[0]  # 46: half of the range below the loudest
     assert pixels_of(picture(np.full((3, 2), -4.6, dtype=np.float32))).shape == (2, 3, 3)
 
 
@@ -228,6 +228,15 @@ def test_recordings_of_which_no_excerpt_is_shown_are_named() -> None:
     assert [text for _, text in Page(text).all("h2")] == ["a"]
 
 
+def test_a_label_has_a_bar_for_each_event_and_its_name_over_the_first() -> None:
+    result = clip("a", [(1.0, 2.0, 0.5), (5.0, 6.0, 0.9)])
+    assert result.events is not None
+    excerpt = Excerpt(path="a", start=0.0, end=10.0, events=result.events)
+    page = Page("".join(page_of([result], [(excerpt, Shown())], header=HEADER, n_excerpts=(1, 1))))
+    assert [bar["style"] for bar, _ in page.all("i")] == ["left:10.00%;width:10.00%", "left:50.00%;width:10.00%"]
+    assert page.all("span") == [({"style": "left:10.00%"}, "Dog 0.50")]
+
+
 def test_what_was_wrong_with_a_recording_stands_beside_its_name() -> None:
     event = Event(label="Dog", start=1.0, end=2.0, score=0.5)
     cut = ClipResult(path="a.mp3", duration=9.0, tags=(Tag("Dog", 0.5),), events=(event,), warning="damaged after 9 s")
@@ -273,6 +282,9 @@ def test_the_page_shows_the_events_and_needs_nothing_else(
              for row, (_, label) in enumerate(page.all("button"))}  # fmt: skip
     assert shown == {label: (count, len({path for path, event in events if event["label"] == label}))
                      for label, count in counts.items()}  # fmt: skip
+    seconds = {label: sum(event["end"] - event["start"] for _, event in events if event["label"] == label)
+               for label in counts}  # fmt: skip
+    assert list(shown) == sorted(seconds, key=lambda label: -seconds[label])
     assert len(page.all("i")) >= len(events)
     assert len(page.all("figure")) == len(page.contents("img")) == len(page.contents("audio")) > 1
     for (attributes, _), sound in zip(page.all("figure"), page.contents("audio"), strict=True):

@@ -154,12 +154,25 @@ def test_doctor_does_one_thing_at_a_time(run_audiotag: RunAudiotag) -> None:
     ran = run_audiotag("doctor", "--selftest", "a.wav")
     assert (ran.code, ran.stderr.count("\n")) == (2, 1)
     assert "Leave out FILE, or --selftest" in ran.stderr
+    ran = run_audiotag("doctor", "--record")
+    assert (ran.code, ran.stderr.count("\n")) == (2, 1)
+    assert "keeps the answers of a self-test. Add --selftest" in ran.stderr
 
 
 def test_doctor_selftest_ends_well(run_audiotag: RunAudiotag, tiny_model_folder: Path) -> None:
     ran = run_audiotag("doctor", "--selftest", "--model", tiny_model_folder)
     assert ran.code == 0
     assert [line[:2] for line in ran.stdout.splitlines()] == ["ok"] * 4
+
+
+def test_doctor_selftest_names_an_engine_that_does_not_work_and_goes_on(
+    own_folder: Path, run_audiotag: RunAudiotag
+) -> None:
+    (own_folder / ONNX_INT8).write_bytes(b"no graph")
+    ran = run_audiotag("doctor", "--selftest", "--model", own_folder)
+    assert (ran.code, ran.stderr) == (1, "")
+    assert [line[:2] for line in ran.stdout.splitlines()] == ["ok", "!!", "ok", "ok"]
+    assert f"!!  onnx cpu int8      {own_folder / ONNX_INT8}: " in ran.stdout
 
 
 def test_the_embedded_model_gives_the_answers_recorded_beside_it(run_audiotag: RunAudiotag) -> None:
@@ -174,6 +187,12 @@ def test_doctor_tries_a_file(run_audiotag: RunAudiotag, write_wav: Callable[...,
     assert ran.stdout.splitlines()[:2] == [
         "ok  open               soundfile: WAV, FLOAT", "ok  holds              1.000 s, 8000 Hz, 1 channel",
     ]  # fmt: skip
+    assert ran.stdout.splitlines()[3].startswith("ok  decode             1.000 s, peak -6.0 dB, ")
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:-16000])
+    ran = run_audiotag("doctor", tmp_path / "a.wav")
+    assert ran.code == 1
+    assert ran.stdout.splitlines()[3].startswith("!!  decode             0.500 s, peak -6.0 dB, ")
+    assert ran.stdout.endswith("; cut short: 16000 bytes are missing\n")
     (tmp_path / "broken.wav").write_bytes(b"RIFF, but not really")
     ran = run_audiotag("doctor", tmp_path / "broken.wav")
     assert ran.code == 1

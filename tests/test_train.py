@@ -106,8 +106,9 @@ def test_evaluation_equals_the_figures_in_the_models_config(trained: Path, data:
 
 def test_a_refit_learns_from_the_held_out_fold_and_keeps_the_figures(trained: Path, data: Path, tmp_path: Path) -> None:
     measured = open_model_folder(trained).config
-    refit(trained, data, tmp_path / "final", steps=3, learning_rate=1e-4)
+    made = refit(trained, data, tmp_path / "final", steps=3, learning_rate=1e-4)
     final = open_model_folder(tmp_path / "final")
+    assert final.config == made
     assert final.config.metrics["fp32"] == measured.metrics["fp32"]
     assert final.config.provenance["refit"] == {"n_clips": 24, "steps": 3, "learning_rate": 1e-4}
     assert "before the last 3 steps" in (tmp_path / "final/README.md").read_text(encoding="utf-8")
@@ -118,7 +119,7 @@ def test_a_refit_learns_from_the_held_out_fold_and_keeps_the_figures(trained: Pa
 
 
 def test_a_refit_hears_as_the_measured_model_does_whatever_the_recipe_is_now(
-    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_audiotag: Callable[..., Ran]
 ) -> None:
     learnt = []
 
@@ -129,8 +130,11 @@ def test_a_refit_hears_as_the_measured_model_does_whatever_the_recipe_is_now(
     monkeypatch.setattr("audiotag.training.refit.Trainer", noting_trainer)
     monkeypatch.setattr("audiotag.training.recipe.HOP", 700)
     monkeypatch.setattr("audiotag.training.recipe.REPEAT_GAP_SECONDS", 0.1)
-    refit(trained, data, tmp_path / "final", steps=1, learning_rate=1e-9)
-    measured, final = (open_model_folder(folder).config for folder in (trained, tmp_path / "final"))
+    out = tmp_path / "final"
+    ran = run_audiotag("refit", trained, data, "--out", out, "--steps", "1", "--learning-rate", "1e-9")
+    assert (ran.code, ran.stdout) == (0, "")
+    assert ran.stderr.endswith(f"audiotag: {out}: learnt from all folds, keeps the figures of {trained}\n")
+    measured, final = (open_model_folder(folder).config for folder in (trained, out))
     assert learnt == [(measured.frontend, measured.window)] == [(final.frontend, final.window)]
 
 

@@ -16,7 +16,7 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.status import say
-from audiotag.errors import ExitCode, ModelError, UsageError
+from audiotag.errors import ExitCode, UsageError
 from audiotag.hub import (
     DEFAULT,
     DOWNLOADED,
@@ -53,21 +53,10 @@ def list_models(form: options.TableOrJson = "table") -> None:
 
     Example: audiotag models list -f json
     """
-    rows = [*_embedded_row(), *(_cached_row(hub_id, folder) for hub_id, folder in cached_models())]
+    embedded = _row(open_model_folder(embedded_folder(), name=DEFAULT), ())
+    rows = [embedded, *(_row(folder, names_of(hub_id)) for hub_id, folder in cached_models())]
     columns = ("name", "revision", "refs", "labels", "bytes", "path")
     _show(rows, form, columns)
-
-
-def _embedded_row() -> Iterator[dict[str, Any]]:
-    try:
-        folder = open_model_folder(embedded_folder(), name=DEFAULT)
-    except ModelError:  # a checkout before its first training
-        return
-    yield _row(folder, ())
-
-
-def _cached_row(hub_id: HubId, folder: ModelFolder) -> dict[str, Any]:
-    return _row(folder, names_of(hub_id))
 
 
 def _row(folder: ModelFolder, refs: Sequence[str]) -> dict[str, Any]:
@@ -159,10 +148,10 @@ def remove_models(
 
     Example: audiotag models rm org/name --yes
     """
-    wanted = [str(_hub_id(text)) if "@" not in text else text for text in ids]
+    wanted = {text: _hub_id(text) for text in ids}
     if not yes:
         _ask(ids)
-    rows = [_removed_row(text, *remove_cached(_hub_id(text), whole="@" not in text)) for text in wanted]
+    rows = [_removed_row(text, *remove_cached(hub_id, whole="@" not in text)) for text, hub_id in wanted.items()]
     _show(rows, form, ("name", "revisions", "bytes"))
 
 

@@ -140,7 +140,7 @@ def fold_into_head(network: AudioRepInceptionNeXt, platt: Platt) -> None:
 
 def _mean_over_windows(owners: npt.NDArray[np.integer], n_clips: int) -> scipy.sparse.csr_matrix:
     """The matrix `[clip, window]` that takes the mean of each clip's windows."""
-    counts = np.bincount(owners, minlength=n_clips)
+    counts = np.bincount(owners)
     return scipy.sparse.csr_matrix((1 / counts[owners], (owners, np.arange(len(owners)))), (n_clips, len(owners)))
 
 

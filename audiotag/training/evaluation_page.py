@@ -131,9 +131,8 @@ def _curves(
 
 
 def _figure(name: str, note: str, curve: npt.NDArray[np.float64], threshold: float) -> str:
-    shown = curve[2] >= threshold
-    best = curve[:2, np.flatnonzero(shown)[-1]] if shown.any() else None
-    dot = "" if best is None else '<circle class=best cx="{:.1f}" cy="{:.1f}" r="2.6"/>'.format(*_place(*best))
+    best = curve[:2, np.flatnonzero(curve[2] >= threshold)[-1]]
+    dot = '<circle class=best cx="{:.1f}" cy="{:.1f}" r="2.6"/>'.format(*_place(*best))
     wide = SIZE + 2 * MARGIN
     drawing = (
         f'<svg viewBox="0 0 {wide:g} {wide:g}" role="img" aria-label="{safe(f"{name}: {note}")}">'

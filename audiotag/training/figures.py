@@ -81,7 +81,7 @@ def measure_model(
         for precision in PRECISIONS
     )
     loss = round(100 * max(0.0, exact.macro_map - quantised.macro_map), 3)
-    write_configs(folder, replace(model, int8_map_loss=loss))  # for the thresholds that the negatives meet
+    write_configs(folder, model)  # for the thresholds that the negatives meet
     metrics = {
         **model.metrics,
         "fp32": exact.figures(),

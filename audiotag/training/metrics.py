@@ -1,6 +1,7 @@
 """How good scores are: ranking measures over labels and clips. One definition for training and `evaluate`.
 
-Shapes: scores and targets are `[clip, class]`; a target is 1 where the label is heard.
+Shapes: scores and targets are `[clip, class]`; a target is 1 where the label is heard. One at
+least is, but where it is said what comes without.
 """
 
 from __future__ import annotations
@@ -50,8 +51,7 @@ def average_precisions(scores: Array, targets: Array) -> npt.NDArray[np.float64]
 
 def macro_map(scores: Array, targets: Array) -> float:
     """Mean over the labels with a positive of their average precision, 0 to 1 (AudioSet's mAP)."""
-    each = average_precisions(scores, targets)
-    return float(np.nanmean(each)) if np.isfinite(each).any() else float("nan")
+    return float(np.nanmean(average_precisions(scores, targets)))
 
 
 def micro_map(scores: Array, targets: Array) -> float:
@@ -62,8 +62,6 @@ def micro_map(scores: Array, targets: Array) -> float:
 def hit_rate(scores: Array, targets: Array, *, k: int) -> float:
     """Share of the clips with a label at all whose `k` best labels hold one of theirs."""
     labelled = targets.any(axis=1)
-    if not labelled.any():
-        return float("nan")
     best = np.argsort(-scores[labelled], axis=1, kind="stable")[:, :k]
     return float(np.take_along_axis(targets[labelled], best, axis=1).any(axis=1).mean())
 
@@ -88,8 +86,8 @@ def at_threshold(scores: Array, targets: Array, threshold: float | Array) -> AtT
     return AtThreshold(
         float(np.mean(threshold)),
         precision=hits / n_shown if n_shown else 1.0,
-        recall=hits / n_positives if n_positives else 0.0,
-        f1=2 * hits / (n_shown + n_positives) if n_shown + n_positives else 0.0,
+        recall=hits / n_positives,
+        f1=2 * hits / (n_shown + n_positives),
     )
 
 
@@ -135,17 +133,11 @@ def _logit(scores: Any) -> Any:
 
 
 def precision_recall_curve(scores: Array, targets: Array) -> npt.NDArray[np.float64]:
-    """Recall, precision and threshold at every distinct score, highest first. Shape: `[3, threshold]`.
-
-    Empty without a positive.
-    """
-    n_positives = targets.sum()
-    if not n_positives:
-        return np.zeros((3, 0))
+    """Recall, precision and threshold at every distinct score, highest first. Shape: `[3, threshold]`."""
     order = np.argsort(-scores, kind="stable")
     last_of_tie = np.append(np.diff(scores[order]) != 0, True)
     hits = np.cumsum(targets[order])[last_of_tie]
-    return np.stack([hits / n_positives, hits / (np.flatnonzero(last_of_tie) + 1), scores[order][last_of_tie]])
+    return np.stack([hits / hits[-1], hits / (np.flatnonzero(last_of_tie) + 1), scores[order][last_of_tie]])
 
 
 def bootstrap(
@@ -177,8 +169,6 @@ def weighted_average_precisions(scores: Array, targets: Array, times: Array) -> 
 
 def _weighted_ap(scores: Array, targets: Array, times: Array) -> npt.NDArray[np.float64]:
     """Shape: `[clip]`, `[clip]`, `[clip, sample]` -> `[sample]`."""
-    if not targets.any():
-        return np.full(times.shape[1], np.nan)
     order = np.argsort(-scores, kind="stable")
     last_of_tie = np.append(np.diff(scores[order]) != 0, True)
     gains = np.diff(np.cumsum(targets[order])[last_of_tie], prepend=0) > 0
