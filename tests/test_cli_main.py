@@ -243,3 +243,14 @@ def test_completion_offers_the_choices(shell: str) -> None:
     _, stdout, stderr, heavy = run_probe(environment=asked)
     assert heavy == []
     assert "int8" in stdout, stderr
+
+
+SCRIPT = str(Path(sys.executable).with_name("audiotag"))
+
+
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "audiotag"], [SCRIPT]])
+def test_an_interrupt_while_the_program_is_imported_is_one_line(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run([*command, "--version"], env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "audiotag: error: interrupted\n")
