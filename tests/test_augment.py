@@ -136,6 +136,28 @@ def test_what_is_unknown_of_a_sound_stays_unknown_in_a_mixture(
         assert np.array_equal(targets, np.array([expected], np.float32), equal_nan=True)
 
 
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(("probability", "decibels"), [(0.999, augment.MIX_DB), (0.0, augment.BACKGROUND_DB)])
+def test_the_second_sound_is_as_loud_against_the_first_as_it_is_to_be_whatever_they_were(
+    probability: float, decibels: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(augment, "BACKGROUND_PROBABILITY", 1.0)
+    first, second = (Sound(np.full((32, 32), np.log(1e-2), np.float16), A, np.arange(32)) for _ in range(2))
+    first.log_mel[:, 5], second.log_mel[:, 20] = 6.0, 1.0
+    config = replace(QUIET, mixup_probability=probability)
+    for seed in range(50):
+        augmenter = Augmenter(FRONTEND, WINDOW, config, np.random.default_rng(seed))
+        magnitudes = np.exp(augmenter.window(first, second)[0]) - 1e-2
+        difference = 20 * np.log10(magnitudes[:, 20].max() / magnitudes[:, 5].max())
+        assert decibels[0] - 0.1 <= difference <= decibels[1] + 0.1
+
+
+@pytest.mark.parametrize("speed", [0.85, 1.18])
+def test_another_speed_reads_between_frames(speed: float) -> None:
+    heard = augment._resample_frames(np.arange(10, dtype=np.float32)[:, None], speed)
+    np.testing.assert_allclose(heard[:, 0], np.arange(0, 9, speed), rtol=1e-5)
+
+
 def test_synthetic_negatives_are_bounded_waveforms_of_every_kind() -> None:
     clips = synthetic_negatives(8000, np.random.default_rng(0), n_clips=12, seconds=(1.0, 4.0))
     assert len(clips) == 12

@@ -206,6 +206,7 @@ def test_labels_come_from_a_file(text: str, nsynth: Path, tmp_path: Path, run_au
     ran = run_audiotag("fuse", nsynth, "--out", tmp_path / "model", "--labels", tmp_path / "labels")
     assert ran.code == 0, ran.stderr
     assert open_model_folder(tmp_path / "model").config.labels == tuple(names)
+    assert "not known" not in ran.stderr
 
 
 def test_our_own_checkpoint_becomes_the_model_that_it_describes(

@@ -104,6 +104,7 @@ def test_a_manifest_prefers_labels_with_parents_and_keeps_folds_and_credits(tmp_
         ("path;labels\na.wav;Dog\n", "has 'path;labels'. Put commas between the cells$"),
         ("path\tlabels\na.wav\tDog\n", r"has 'path\\tlabels'. Put commas between the cells$"),
         ("path,labels\n", "holds no labelled clip"),
+        ("", "needs the columns path and labels, has 'none'$"),
         ("path,labels,fold\na.wav,Dog,1\nb.wav,Domestic animals, pets,1\n",
          r"m\.csv: line 3 has more cells than the first. Quote labels that hold commas$"),
         ("path,label,fold\na.wav,Dog,1\nb.wav,Dog,1\na.wav,Rain,2\n",

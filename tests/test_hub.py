@@ -126,6 +126,12 @@ def test_the_environment_names_the_model(files: dict[str, bytes], tmp_path: Path
     assert resolve_model().path == tmp_path / "configs"
 
 
+def test_an_embedded_model_that_is_missing_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audiotag.hub.resolving.__file__", str(tmp_path / "audiotag" / "hub" / "resolving.py"))
+    with pytest.raises(ModelError, match=r"the embedded model is missing from .*_weights\. Install audiotag-cli"):
+        resolve_model()
+
+
 def test_models_are_found_from_a_folder_that_may_not_be_entered(monkeypatch: pytest.MonkeyPatch) -> None:
     stat = os.stat
 
@@ -181,6 +187,13 @@ def test_a_training_begins_with_weights_alone(
     assert run_audiotag("train", tmp_path / "no data", "--out", tmp_path / "out", "--from", ID).code == 1
     folder = resolve_model(ID, offline=True, engine=EngineOptions(engine="torch"))
     assert {name for name in BYTES if folder.has(name)} == {WEIGHTS}
+
+
+def test_a_repository_without_what_an_engine_needs_is_one_line(server: HubServer, files: dict[str, bytes]) -> None:
+    del files[ONNX_INT8]
+    server.publish(ID, files)
+    with pytest.raises(HubError, match=r"has no onnx/model_int8\.onnx\. Choose another --engine or --precision$"):
+        resolve_model(ID, engine=EngineOptions(device="cpu", precision="int8"))
 
 
 def test_the_checksum_of_the_weights_is_the_same_whichever_files_are_here(

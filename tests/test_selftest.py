@@ -18,6 +18,7 @@ from conftest import Ran, tone
 from pages import END, begin_of
 
 import audiotag
+from audiotag.benchmark import Measure
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, open_model_folder
 from audiotag.options import core_count
 from audiotag.selftest import ANSWERS_FILE, Comparison, compare, record_answers, synthetic_clips
@@ -224,6 +225,10 @@ def test_bench_measures_every_stage_engine_and_container(run_audiotag: RunAudiot
     ]  # fmt: skip
     assert all(measure["x_real_time"] > 0 for measure in told["measures"])
     assert set(told["machine"]) == {"date", "cpu", "cores", "system", "python", "versions"}
+
+
+def test_a_clip_of_5_s_in_50_ms_is_a_hundred_times_real_time() -> None:
+    assert Measure(stage="engine", detail="", milliseconds=50.0).x_real_time == 100
 
 
 @pytest.mark.usefixtures("hasty")

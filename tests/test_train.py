@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.special
 import soundfile
 import torch
 from conftest import Ran
@@ -398,6 +399,14 @@ def test_a_model_is_not_written_among_the_clips(run_audiotag: Callable[..., Ran]
     assert "clips: is the folder of the clips. Choose another folder for the model" in refused.stderr
 
 
+def test_what_is_not_known_of_a_window_teaches_nothing_and_the_rest_asks_for_no_certainty() -> None:
+    trainer = Trainer.__new__(Trainer)
+    trainer.config = replace(RECIPE, label_smoothing=0.2)
+    loss = trainer._loss(torch.tensor([[0.5, -1.0], [2.0, 3.0]]), torch.tensor([[1.0, torch.nan], [0.0, 1.0]]))
+    scores, wanted = scipy.special.expit([0.5, 2.0, 3.0]), np.array([0.9, 0.1, 0.9])
+    assert loss.item() == pytest.approx(-np.sum(wanted * np.log(scores) + (1 - wanted) * np.log(1 - scores)) / 2)
+
+
 def test_the_learning_rate_falls_to_nothing_and_after_a_restart_once_more_from_half_its_peak() -> None:
     recipe = replace(RECIPE, steps=100, restart_step=60, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate(step, recipe) for step in range(100)]
@@ -416,6 +425,7 @@ def test_early_stopping_ends_when_validation_gets_no_better(data: Path, tmp_path
     recipe = replace(RECIPE, steps=40, validate_every=2, patience=1, learning_rate=1e-9)
     train_only(data, tmp_path, recipe, on_progress=lambda progress: steps.append(progress.step))
     assert max(steps) < 40
+    assert steps == list(range(1, max(steps) + 1)), "each step is told of"
 
 
 def training_options(precision: str) -> EngineOptions:

@@ -118,7 +118,7 @@ class Trainer:
             if self.step % self.config.validate_every == 0 or done:
                 self._validate(float(np.mean(losses)))
                 losses.clear()
-            elif self.step % 10 == 0:
+            else:
                 self._report(losses[-1])
             if done or self._is_stuck():
                 return
