@@ -10,6 +10,7 @@ import pty
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -19,7 +20,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from conftest import Ran, chirp, noise, siren, stereo, tone
+from conftest import TINY_RATE, Ran, chirp, noise, siren, stereo, tone
+from sounds import write_audio
 
 from audiotag.cli.interruption import resume_command
 from audiotag.journal import JournaledFile
@@ -348,6 +350,23 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
 
 
 # --- lists and pipes ---
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_a_movie_whose_index_asks_for_all_memory_fails_alone_under_a_limit(sounds: Path) -> None:
+    content = bytearray(write_audio(sounds / "c.m4a", noise(), TINY_RATE).read_bytes())
+    n_packets = struct.pack(">I", 80_000_000)  # FFmpeg would take 3 GB and 7 s
+    for box, at in ((b"stsz", 12), (b"stsc", 16), (b"stts", 12)):  # ISO 14496-12, 8.7.3, 8.7.4 and 8.6.1
+        begin = content.index(box) + at
+        content[begin : begin + 4] = n_packets
+    size_of_each = content.index(b"stsz") + 8
+    content[size_of_each : size_of_each + 4] = struct.pack(">I", 1)
+    (sounds / "c.m4a").write_bytes(content)
+    done = shell("ulimit -v 3000000; audiotag batch in -q -f csv")
+    assert done.returncode == 3
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert {row["path"] for row in rows if row["status"] == "failed"} == {"in/broken.mp3", "in/c.m4a"}
+    assert len({row["path"] for row in rows if row["status"] == "ok"}) == 3
 
 
 def test_find_print0_to_batch_to_jq(sounds: Path) -> None:
