@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from audiotag.audio import Waveform
+from audiotag.audio import Source, Waveform
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine, facts_of
 from audiotag.errors import AudioError, EngineError, UsageError, install_line
@@ -32,8 +32,6 @@ from audiotag.tuning import recall
 from audiotag.writers import run_header
 
 logger = logging.getLogger(__name__)
-
-AnySource = str | os.PathLike[str] | BinaryIO | Waveform
 
 
 def load(model: str | os.PathLike[str] | None = None, *, device: str = "auto") -> Tagger:
@@ -81,7 +79,7 @@ class Tagger:
 
     def tag(
         self,
-        source: AnySource,
+        source: Source,
         *,
         top_k: int | None = None,
         threshold: float | None = None,
@@ -109,7 +107,7 @@ class Tagger:
 
     def tag_many(
         self,
-        inputs: Iterable[AnySource | Input],
+        inputs: Iterable[Source | Input],
         *,
         options: TagOptions | None = None,
         on_progress: Callable[[float], None] | None = None,
@@ -143,7 +141,7 @@ class _InMemory:
     source: BinaryIO | Waveform
 
 
-def _as_given(source: AnySource | Input) -> Given:
+def _as_given(source: Source | Input) -> Given:
     if isinstance(source, Input):
         return source
     if isinstance(source, Waveform):
