@@ -264,11 +264,12 @@ def _runs_in_a_loop(path: str) -> bool:
 
 
 def _opened(files_from: str | None) -> AbstractContextManager[BinaryIO | None]:
-    """The list, open before anything is tagged: its name may be wrong."""
+    """The list, open before anything is tagged: its name may be wrong. Unbuffered, each name is there when it comes."""
     if files_from is None:
         return nullcontext(None)
+    is_stdin = files_from == "-"
     try:
-        return nullcontext(sys.stdin.buffer) if files_from == "-" else open(files_from, "rb")
+        return open(sys.stdin.fileno() if is_stdin else files_from, "rb", buffering=0, closefd=not is_stdin)
     except OSError as error:
         raise _unreadable_list(files_from, error) from error
 

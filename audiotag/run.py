@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, Protocol
 
 from audiotag.errors import AudioError, ExitCode
@@ -113,8 +112,8 @@ def run(
         OutputError: a result could not be written.
     """
     plan = _Plan(inputs, sink, tally)
-    with closing(_closable(tagger.tag_many(plan, options=options, on_progress=on_seconds))) as results:
-        for group in _by_input(results, several=options.channels == "each"):
+    with closing(tagger.tag_by_input(plan, options=options, on_progress=on_seconds)) as results:
+        for group in results:
             given = plan.next_input()
             status, seconds = _outcome(group)
             if strict and isinstance(group[0], Failure):
@@ -126,17 +125,6 @@ def run(
             if on_input is not None:
                 on_input(given, group)
     plan.keep_rest()
-
-
-def _closable(results: Iterator[Result]) -> Any:
-    return results  # a generator; its type says only that it is an iterator
-
-
-def _by_input(results: Iterator[Result], *, several: bool) -> Iterator[tuple[Result, ...]]:
-    """The results of one input together; of several channels they are known when the next input's begin."""
-    if not several:
-        return ((result,) for result in results)
-    return (tuple(group) for _, group in groupby(results, key=lambda result: result.path))
 
 
 def _outcome(results: tuple[Result, ...]) -> tuple[Status, float]:

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -124,6 +125,16 @@ class Tagger:
             UsageError: an option does not fit the model (before the first input is read).
             TypeError: `inputs` is only one.
         """
+        return _one_by_one(self.tag_by_input(inputs, options=options, on_progress=on_progress))
+
+    def tag_by_input(
+        self,
+        inputs: Iterable[Source | Input],
+        *,
+        options: TagOptions | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Generator[tuple[Result, ...], None, None]:
+        """As `tag_many`, with the results of an input together: several with `channels="each"`, else one."""
         if isinstance(inputs, str | bytes | os.PathLike | io.IOBase | Waveform):
             raise TypeError(f"tag_many takes several inputs, not one: write tag({inputs!r}) or tag_many([{inputs!r}])")
         pipeline = Pipeline(
@@ -131,6 +142,12 @@ class Tagger:
             batch_size=self.options.batch_size, workers=self.options.workers,
         )  # fmt: skip
         return pipeline.run(map(_as_given, inputs), on_progress=on_progress)
+
+
+def _one_by_one(groups: Generator[tuple[Result, ...], None, None]) -> Generator[Result, None, None]:
+    with closing(groups):
+        for group in groups:
+            yield from group
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import select
 import shlex
 import signal
 import struct
@@ -145,6 +146,21 @@ def test_each_channel_has_its_record_and_the_input_counts_once(
     _, left, right = (record["tags"][0]["score"] for record in records)
     ran = run_audiotag("batch", "in/two.wav", "--channels", "each", "-t", str((left + right) / 2))
     assert last_line(ran).startswith("1 ok, 0 empty, 0 failed;"), "a tag in one of the channels is enough"
+
+
+def test_all_channels_of_an_input_are_out_before_the_next_one_is_named(write_wav: WriteWav) -> None:
+    write_wav("both.wav", stereo(tone(), siren()))
+    arguments = ["batch", "--files-from", "-", "--channels", "each", "-f", "ndjson", "-q"]
+    command = [sys.executable, "-m", "audiotag", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"both.wav\n")
+        process.stdin.flush()
+        came = select.select([process.stdout], [], [], 20)[0]
+        records = process.communicate(timeout=20)[0].splitlines()
+    assert came, "a power cut would take it"
+    assert [json.loads(record)["channel"] for record in records] == [0, 1]
 
 
 def test_no_speed_is_told_where_nothing_was_left_to_tag(run_audiotag: RunAudiotag, sounds: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import socket
 from pathlib import Path
@@ -332,8 +331,9 @@ def test_lists_are_read_byte_by_byte(
 ) -> None:
     Path("list").write_bytes(content)
     assert paths(files_from="list", null=null) == expected
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert paths("first.wav", files_from="-", null=null) == ["first.wav", *expected]
+    with open("list", encoding="utf-8") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert paths("first.wav", files_from="-", null=null) == ["first.wav", *expected]
 
 
 def test_a_list_may_name_folders_and_be_long() -> None:
@@ -369,11 +369,12 @@ def test_a_name_of_nothing_is_refused_and_not_taken_for_this_folder() -> None:
         paths("")
 
 
-def test_a_list_that_cannot_be_one_is_refused() -> None:
+def test_a_list_that_cannot_be_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("binary").write_bytes(bytes(200_000))
     with pytest.raises(UsageError, match="list of files gone: No such file or directory"):
         paths(files_from="gone")
     with pytest.raises(UsageError, match="a name of more than 65536 bytes"):
         paths(files_from="binary")
-    with pytest.raises(UsageError, match="stdin cannot be both"):
+    with open("binary", encoding="utf-8") as stdin, pytest.raises(UsageError, match="stdin cannot be both"):
+        monkeypatch.setattr("sys.stdin", stdin)
         paths("-", files_from="-")

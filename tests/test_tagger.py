@@ -533,7 +533,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_run_goes_on(
     tagger = Tagger(folder, options=EngineOptions(device="cpu", engine="onnx", precision=precision))
     small = _SmallDevice(tagger.engine, fits=2, concurrency=concurrency)
     with caplog.at_level("INFO", logger="audiotag.pipeline"):
-        found = scores_by_path(Pipeline(small, TINY_CONFIG, ALL).run(inputs_of(clips * 4)))
+        groups = Pipeline(small, TINY_CONFIG, ALL).run(inputs_of(clips * 4))
+        found = scores_by_path(itertools.chain.from_iterable(groups))
     assert found == scores_by_path(tagger.tag_many(clips, options=ALL))
     assert "out of memory: the batch is now 2 windows" in caplog.messages
     too_large = [size for size in small.batch_sizes if size > 2]

@@ -42,15 +42,15 @@ class Pipeline:
 
     def run(
         self, inputs: Iterator[Given], *, on_progress: Callable[[float], None] | None = None
-    ) -> Generator[Result, None, None]:
-        """A result for each input, in their order; see `Tagger.tag_many`."""
+    ) -> Generator[tuple[Result, ...], None, None]:
+        """The results of each input, in their order; see `Tagger.tag_by_input`."""
         collector = _Collector(self._config, self._options, self._selection, on_progress or _ignore)
         crew = Crew(inputs, ClipDecoder(self._config, self._options).items, self._scorer, self._size)
         try:
             for item, scores in crew.scored_items():
                 for clip_results in collector.add(item, scores):
                     crew.clip_is_out()
-                    yield from clip_results
+                    yield clip_results
         finally:
             crew.stop()
 
@@ -145,10 +145,10 @@ class _Collector:
         self._selection = selection
         self._on_progress = on_progress
         self._open: dict[int, _OpenClip] = {}
-        self._finished: dict[int, list[Result]] = {}
+        self._finished: dict[int, tuple[Result, ...]] = {}
         self._next_clip = 0
 
-    def add(self, item: Item, scores: ScoreArray | None) -> Iterator[list[Result]]:
+    def add(self, item: Item, scores: ScoreArray | None) -> Iterator[tuple[Result, ...]]:
         """Takes the next item; gives the results of each clip whose turn has come."""
         clip = self._open.setdefault(item.clip, _OpenClip())
         if isinstance(item, WindowItem):
@@ -167,10 +167,10 @@ class _Collector:
             self._on_progress(seconds - clip.done)
             clip.done = seconds
 
-    def _results(self, end: ClipEnd, clip: _OpenClip) -> list[Result]:
+    def _results(self, end: ClipEnd, clip: _OpenClip) -> tuple[Result, ...]:
         if end.error is not None:
-            return [Failure(path=end.path, error=end.error)]
-        return [self._channel(clip, row).result(end, row) for row in range(end.n_rows)]
+            return (Failure(path=end.path, error=end.error),)
+        return tuple(self._channel(clip, row).result(end, row) for row in range(end.n_rows))
 
     def _channel(self, clip: _OpenClip, row: int) -> _Channel:
         if row not in clip.channels:
