@@ -375,6 +375,7 @@ def test_a_list_that_cannot_be_one_is_refused(monkeypatch: pytest.MonkeyPatch) -
         paths(files_from="gone")
     with pytest.raises(UsageError, match="a name of more than 65536 bytes"):
         paths(files_from="binary")
-    with open("binary", encoding="utf-8") as stdin, pytest.raises(UsageError, match="stdin cannot be both"):
+    with open("binary", encoding="utf-8") as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        paths("-", files_from="-")
+        with pytest.raises(UsageError, match="stdin cannot be both"):
+            paths("-", files_from="-")
