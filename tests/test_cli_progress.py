@@ -24,9 +24,10 @@ INPUTS = [Input(f"{number}.wav", Path(f"{number}.wav"), size=1000, mtime_ns=0) f
 
 
 @contextmanager
-def progress_over(tally: Tally) -> Iterator[Progress]:
-    """A progress that has counted all inputs."""
-    with Progress(tally, lambda: INPUTS, shown=True) as progress:
+def progress_over(tally: Tally, *, headers_tell: bool = False) -> Iterator[Progress]:
+    """A progress that has counted all inputs; the first one's header tells nothing."""
+    lengths = dict.fromkeys(INPUTS[1:], 50.0) if headers_tell else {}
+    with Progress(tally, lambda: INPUTS, to_tag=lambda given: lengths.get(given, 0.0), shown=True) as progress:
         for thread in threading.enumerate():
             if thread.name == "audiotag-count":
                 thread.join()
@@ -43,6 +44,16 @@ def test_the_whole_is_estimated_from_the_bytes_of_the_inputs() -> None:
     with progress_over(tally) as progress:
         assert progress.total_seconds() is None
         progress.add_seconds(60.0)
+        tag(progress, tally, INPUTS[0])
+        assert progress.total_seconds() == pytest.approx(6000.0)
+
+
+def test_until_an_input_is_done_a_header_tells_how_long_all_are() -> None:
+    tally = Tally()
+    with progress_over(tally, headers_tell=True) as progress:
+        progress.add_seconds(1.0)
+        assert progress.total_seconds() == pytest.approx(5000.0)
+        progress.add_seconds(59.0)
         tag(progress, tally, INPUTS[0])
         assert progress.total_seconds() == pytest.approx(6000.0)
 

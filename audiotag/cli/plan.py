@@ -45,7 +45,7 @@ def show_plan(
             n_skipped += 1
             typer.echo(f"skip  {visible(item.path)}  {visible(item.reason)}".encode())
             continue
-        length, n_rows, note = _length(item, tag_options)
+        length, n_rows, note = _extent(item, tag_options)
         typer.echo(f"tag   {visible(item.path)}  {note}".encode())
         n_inputs, n_bytes, seconds = n_inputs + 1, n_bytes + (item.size or 0), seconds + length
         n_windows += n_rows * _window_count(length, folder.config, tag_options)
@@ -59,7 +59,12 @@ def show_plan(
     return ExitCode.OK if n_inputs + n_elsewhere else ExitCode.NO_INPUTS
 
 
-def _length(given: Input, tag_options: TagOptions) -> tuple[float, int, str]:
+def seconds_to_tag(given: Input, tag_options: TagOptions) -> float:
+    """What is tagged of an input, by its header; 0 where that does not tell."""
+    return _extent(given, tag_options)[0]
+
+
+def _extent(given: Input, tag_options: TagOptions) -> tuple[float, int, str]:
     """Seconds that are tagged of an input, by its header, of how many channels, and what to say of it."""
     from audiotag.audio import probe
 

@@ -50,7 +50,8 @@ class Progress:
     """Seconds of audio as they are done in this session; the whole is estimated from the bytes of the inputs.
 
     `find` walks the inputs once more, on a thread, to learn how many bytes there are; None where that cannot be done.
-    With `among_results`, these go to the same terminal: a bar would be drawn into the midst of them.
+    Until an input is done, the seconds that `to_tag` finds in the first one stand for all. With `among_results`, these
+    go to the same terminal: a bar would be drawn into the midst of them.
     """
 
     def __init__(
@@ -58,12 +59,15 @@ class Progress:
         tally: Tally,
         find: Callable[[], Iterable[Found]] | None,
         *,
+        to_tag: Callable[[Input], float],
         shown: bool,
         among_results: bool = False,
     ) -> None:
         self.seconds = 0.0  # of audio, in this session
         self._tally, self._find, self._shown, self._among_results = tally, find, shown, among_results
+        self._to_tag = to_tag
         self._bytes_done, self._bytes_total, self._seconds_of_done = 0, 0, 0.0
+        self._seconds_per_byte = 0.0  # of an input that is not done
         self._seconds_kept = 0.0  # of inputs that an earlier session did
         self._is_counted = False
         self._begun = self._last = time.monotonic()
@@ -93,8 +97,10 @@ class Progress:
     def _count(self) -> None:
         assert self._find is not None
         for found in self._find():
-            if isinstance(found, Input):
-                self._bytes_total += found.size or 0
+            if isinstance(found, Input) and found.size:
+                if not (self._seconds_per_byte or self._bytes_done):
+                    self._seconds_per_byte = self._to_tag(found) / found.size
+                self._bytes_total += found.size
         self._is_counted = True
 
     def add_seconds(self, seconds: float) -> None:
@@ -113,10 +119,10 @@ class Progress:
 
     def total_seconds(self) -> float | None:
         """What all inputs hold but the kept ones, if they are like those that are done."""
-        if not (self._is_counted and self._bytes_done):
+        seconds_per_byte = self._seconds_of_done / self._bytes_done if self._bytes_done else self._seconds_per_byte
+        if not (self._is_counted and seconds_per_byte):
             return None
-        of_all = self._seconds_of_done / self._bytes_done * self._bytes_total
-        return max(self.seconds, of_all - self._seconds_kept)
+        return max(self.seconds, seconds_per_byte * self._bytes_total - self._seconds_kept)
 
     def _show(self) -> None:
         if self._bar is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -13,6 +14,7 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, EVENT, TAG, record_of
+from audiotag.cli.plan import seconds_to_tag
 from audiotag.cli.predict import at_least_one, check_labels, explain_empty
 from audiotag.cli.progress import Progress
 from audiotag.cli.running import InputOptions, say_summary, tag_all
@@ -89,7 +91,8 @@ def report(
     from audiotag.tagger import Tagger
 
     tagger, tally, kept = Tagger(folder, options=engine_options), Tally(), _Kept()
-    with Progress(tally, lambda: found, shown=progress and not quiet) as shown:
+    to_tag = partial(seconds_to_tag, tag_options=tag_options)
+    with Progress(tally, lambda: found, to_tag=to_tag, shown=progress and not quiet) as shown:
         tag_all(tagger, found, Stream(kept), tag_options=tag_options, tally=tally, progress=shown)
     status = StatusLine(quiet=quiet or not progress)
     _write(_page(tagger, found, tag_options, kept.results, status, most=max_excerpts, sound=sound), out)

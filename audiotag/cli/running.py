@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import typer
 from audiotag.cli import options
 from audiotag.cli.interruption import interruptible
 from audiotag.cli.options import record_of
-from audiotag.cli.plan import show_plan
+from audiotag.cli.plan import seconds_to_tag, show_plan
 from audiotag.cli.predict import as_many_as_fit, at_least_one, check_labels, explain_empty, warn_of_trouble
 from audiotag.cli.progress import Progress, length_of, real_time
 from audiotag.cli.status import say
@@ -130,7 +131,10 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
     tagger, tally = Tagger(folder, options=engine_options), Tally()
     count = None if inputs.files_from else lambda: in_shard(inputs.find(), run.shard)
     among_results = run.out is None and sys.stdout.isatty()
-    progress = Progress(tally, count, shown=run.progress and not run.quiet, among_results=among_results)
+    progress = Progress(
+        tally, count, to_tag=partial(seconds_to_tag, tag_options=tag_options),
+        shown=run.progress and not run.quiet, among_results=among_results,
+    )  # fmt: skip
     session = _Session(tagger, tag_options, tally, progress, count=count, shard=run.shard, strict=run.strict)
     with interruptible(tally, run.out), progress:
         session.run(found, run.out, name, with_header=run.header, mode=mode)
