@@ -26,6 +26,7 @@ from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
 from audiotag.training.batches import load, split
 from audiotag.training.checkpoint import load_checkpoint
+from audiotag.training.damage import KINDS
 from audiotag.training.dataset import LabelledClip, read_dataset
 from audiotag.training.evaluate import Evaluation, measure, score_clips
 from audiotag.training.places import LAST_CHECKPOINT, own_work_folder, work_folder
@@ -356,6 +357,31 @@ def test_a_clip_that_cannot_be_read_is_named_once_and_left_out(
     assert {len(each) for each in (loaded.log_mels, loaded.targets, *loaded.damaged)} == {len(whole)}
 
 
+def test_log_mels_are_counted_through_all_kinds_of_damage(data: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    load(read_dataset(data), model_config(("high", "hiss", "low"), RECIPE), RECIPE, cache=tmp_path,
+         on_clip=lambda done, total: told.append((done, total)))  # fmt: skip
+    n_clips = len(read_dataset(data))
+    assert told == [(done, told[0][1]) for done in range(1, told[0][1] + 1)]
+    assert told[0][1] == n_clips * (1 + len(KINDS))
+
+
+def test_a_training_that_left_clips_out_does_not_end_with_0(
+    data: Path, tmp_path: Path, run_audiotag: Callable[..., Ran]
+) -> None:
+    rows = [f"{data.parent}/{row}" for row in data.read_text().splitlines()[1:]]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["path,labels,fold", *rows, "nowhere.wav,low,1"]))
+    ran = run_audiotag(
+        "train", manifest, "--out", tmp_path / "model", "--width", "4", "--n-frames", "45", "--fold", "1",
+        "--steps", "1", "--min-clips", "3", "--min-groups", "1", "--batch-size", "4", "--damage-probability", "0",
+    )  # fmt: skip
+    assert ran.code == ExitCode.SOME_FAILED
+    assert "audiotag: warning: 1 of 25 clips could not be read, and were left out" in ran.stderr
+    refitted = run_audiotag("refit", tmp_path / "model", manifest, "--out", tmp_path / "final", "--steps", "1")
+    assert refitted.code == ExitCode.SOME_FAILED
+
+
 def test_a_model_tells_of_the_clips_that_could_be_read_only(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -369,6 +395,7 @@ def test_a_model_tells_of_the_clips_that_could_be_read_only(
     refitted = refit(tmp_path / "model", manifest, tmp_path / "final", steps=1, learning_rate=1e-9)
     for made in (model.provenance, refitted.provenance):
         assert (made["n_clips"], made["n_clips_held_out"], made["n_clips_of_label"]["low"]) == (24, 12, 8)
+        assert made["n_clips_unreadable"] == 2
     for folder in ("model", "final"):
         assert "sea" not in (tmp_path / folder / "CREDITS.csv").read_text()
     assert sum("nowhere.wav" in record.getMessage() for record in caplog.records) == 2, "once in each training"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,14 +11,16 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.status import StatusLine, say
-from audiotag.config import TrainConfig
-from audiotag.errors import OutputError, UsageError
+from audiotag.config import ModelConfig, TrainConfig
+from audiotag.errors import ExitCode, OutputError, UsageError
 from audiotag.hub import resolve_model
 from audiotag.model_folder import CARD, CONFIG
 from audiotag.options import EngineOptions
 
 if TYPE_CHECKING:
     from audiotag.training.trainer import Progress
+
+logger = logging.getLogger(__name__)
 
 RECIPE = TrainConfig()  # the library's defaults, which are the command line's
 
@@ -74,7 +77,7 @@ def train(
     ] = None,
     resume: options.ResumeTraining = False,
     quiet: options.Quiet = False,
-) -> None:
+) -> int:
     """Train a model on your own labelled clips.
 
     Stop it with Ctrl-C and go on later with --resume, from the last validation. The finished folder is used with
@@ -96,11 +99,11 @@ def train(
         data, out, config=config, resume=resume, cache=cache, license=license, start=source,
         on_progress=shown.step, on_clip=shown.clip,
     )  # fmt: skip
-    if quiet:
-        return
-    figures = model.metrics["fp32"]
-    say(f"audiotag: {out}: {len(model.labels)} labels, macro mAP {figures['macro_map']:.3f}, "
-        f"top-1 hit rate {figures['top1']:.3f} on {figures['n_clips']} held-out clips")  # fmt: skip
+    if not quiet:
+        figures = model.metrics["fp32"]
+        say(f"audiotag: {out}: {len(model.labels)} labels, macro mAP {figures['macro_map']:.3f}, "
+            f"top-1 hit rate {figures['top1']:.3f} on {figures['n_clips']} held-out clips")  # fmt: skip
+    return _exit_code(model)
 
 
 def refit(
@@ -112,7 +115,7 @@ def refit(
     cache: options.LogMelCache = None,
     resume: options.ResumeTraining = False,
     quiet: options.Quiet = False,
-) -> None:
+) -> int:
     """Let a trained model learn from its held-out clips too.
 
     The figures, thresholds and calibration of MODEL are kept: nothing is left to measure the new weights on.
@@ -124,10 +127,22 @@ def refit(
 
     options.set_verbosity(quiet=quiet, verbose=False)
     shown = _TrainingLines(quiet=quiet)
-    run(model, data, out, steps=steps, learning_rate=learning_rate, resume=resume, cache=cache,
-        on_progress=shown.step, on_clip=shown.clip)  # fmt: skip
+    refitted = run(
+        model, data, out, steps=steps, learning_rate=learning_rate, resume=resume, cache=cache,
+        on_progress=shown.step, on_clip=shown.clip,
+    )  # fmt: skip
     if not quiet:
         say(f"audiotag: {out}: learnt from all folds, keeps the figures of {model}")
+    return _exit_code(refitted)
+
+
+def _exit_code(model: ModelConfig) -> ExitCode:
+    """As `evaluate` ends where clips could not be read."""
+    n_unreadable = model.provenance["n_clips_unreadable"]
+    if n_unreadable:
+        n_clips = n_unreadable + model.provenance["n_clips"]
+        logger.warning("%d of %d clips could not be read, and were left out", n_unreadable, n_clips)
+    return ExitCode.SOME_FAILED if n_unreadable else ExitCode.OK
 
 
 def _refuse_to_overwrite(out: Path, data: Path, *, resume: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,14 @@ SHORTEST_NEGATIVE, LONGEST_NEGATIVE = 0.2, 2.0
 class Data:
     """Clips that can be read: log-mels `[frame, mel]` and targets `[clip, class]`.
 
-    `damaged` holds the same clips' log-mels after each kind of damage.
+    `damaged` holds the same clips' log-mels after each kind of damage; `n_unreadable` clips are not among them.
     """
 
     clips: tuple[LabelledClip, ...]
     log_mels: list[HalfArray]
     targets: FloatArray
     damaged: tuple[list[HalfArray], ...] = ()
+    n_unreadable: int = 0
 
     def part(self, rows: Iterable[int]) -> Data:
         """Only the clips of these rows."""
@@ -53,13 +55,26 @@ def load(
     cache: Path,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> Data:
-    """All clips that can be read, with their damaged copies where the recipe asks for damage."""
-    log_mels = log_mels_of(clips, model.frontend, cache=cache, on_clip=on_clip)
+    """All clips that can be read, with their damaged copies where the recipe asks for damage.
+
+    `on_clip` gets how many log-mels are there of how many, the damaged ones among them.
+    """
+    kinds = tuple(KINDS) if config.damage_probability else ()
+
+    def on_log_mel(done: int, total: int, *, rounds_before: int) -> None:
+        on_clip(done + rounds_before * total, total * (1 + len(kinds)))
+
+    log_mels = log_mels_of(clips, model.frontend, cache=cache, on_clip=partial(on_log_mel, rounds_before=0))
     readable = [row for row, log_mel in enumerate(log_mels) if len(log_mel)]
-    clips = [clips[row] for row in readable]
-    kinds = KINDS if config.damage_probability else ()
-    damaged = tuple(log_mels_of(clips, model.frontend, cache=cache, kind=kind, on_clip=on_clip) for kind in kinds)
-    return Data(tuple(clips), [log_mels[row] for row in readable], label_matrix(clips, model.labels), damaged)
+    read = tuple(clips[row] for row in readable)
+    damaged = tuple(
+        log_mels_of(read, model.frontend, cache=cache, kind=kind, on_clip=partial(on_log_mel, rounds_before=number))
+        for number, kind in enumerate(kinds, start=1)
+    )
+    return Data(
+        read, [log_mels[row] for row in readable], label_matrix(read, model.labels), damaged,
+        n_unreadable=len(clips) - len(read),
+    )  # fmt: skip
 
 
 def split(data: Data, fold: str) -> tuple[Data, Data]:

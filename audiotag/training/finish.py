@@ -44,10 +44,11 @@ def finish(
     config: TrainConfig,
     license: str | None = None,
     begun_with: dict[str, str] | None = None,
+    n_unreadable: int = 0,
 ) -> ModelConfig:
     """Fuses the best checkpoint, calibrates, exports, quantises, measures, and writes configs and model card.
 
-    `begun_with` is name and sha256 of the model that the training began with.
+    `begun_with` is name and sha256 of the model that the training began with; `n_unreadable` clips were left out.
     """
     clips = (*learning.clips, *held_out.clips)
     fused, step = fused_checkpoint(work_folder(out) / BEST_CHECKPOINT, model)
@@ -57,7 +58,7 @@ def finish(
     errors = calibration_errors(*scored, held_out.targets, groups=groups, prevalence=prevalence)
     fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
     write_weights(out, fused, model, ranges_data(learning, model, config.seed))
-    made = provenance(data, config, clips, write_credits(out, clips), step)
+    made = provenance(data, config, clips, write_credits(out, clips), step, n_unreadable=n_unreadable)
     if begun_with is not None:
         made["begun_with"] = begun_with
     model = replace(model, license=license, metrics=errors, provenance=made)
@@ -85,7 +86,13 @@ def ranges_data(data: Data, model: ModelConfig, seed: int) -> Iterator[FloatArra
 
 
 def provenance(
-    data: Path, config: TrainConfig, clips: Sequence[LabelledClip], credits: Counter[Credit], step: int
+    data: Path,
+    config: TrainConfig,
+    clips: Sequence[LabelledClip],
+    credits: Counter[Credit],
+    step: int,
+    *,
+    n_unreadable: int,
 ) -> dict[str, Any]:
     """How the weights of `step` were made, for the configuration and the card."""
     return {
@@ -93,6 +100,7 @@ def provenance(
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "data": data.name,
         "n_clips": len(clips),
+        "n_clips_unreadable": n_unreadable,
         "n_clips_held_out": sum(clip.fold == config.fold for clip in clips),
         "n_clips_of_label": dict(sorted(Counter(label for clip in clips for label in clip.labels).items())),
         "n_clips_of_license": dict(sorted(_clips_by_license(credits).items())),

@@ -112,7 +112,10 @@ def _finish(
     write_weights(out, fused, model, ranges_data(everything, model, recipe.seed))
     made = {
         **measured.provenance,
-        **provenance(data, recipe, everything.clips, write_credits(out, everything.clips), step),
+        **provenance(
+            data, recipe, everything.clips, write_credits(out, everything.clips), step,
+            n_unreadable=everything.n_unreadable,
+        ),
         "refit": refit,
     }
     return measure_negatives(out, replace(measured, provenance=made))

@@ -58,11 +58,12 @@ def train(
     if start is not None:
         check_start(model.network, start)
     with own_work_folder(out) as work:
-        learning, held_out = split(load(clips, model, config, cache=cache or work, on_clip=on_clip), config.fold)
+        everything = load(clips, model, config, cache=cache or work, on_clip=on_clip)
+        learning, held_out = split(everything, config.fold)
         check_learnt(learning.clips, labels, config.fold)
         trainer = Trainer(model, config, learning, held_out, work, on_progress, start)
         trainer.run(resume=resume and has_checkpoint(out))
         return finish(
             out, data=data, learning=learning, held_out=held_out, model=model, config=config,
-            license=license, begun_with=trainer.begun_with,
+            license=license, begun_with=trainer.begun_with, n_unreadable=everything.n_unreadable,
         )  # fmt: skip
