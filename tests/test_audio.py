@@ -218,6 +218,21 @@ def test_chained_ogg_streams_are_read_to_the_end(suffix: str, tmp_path: Path) ->
     assert level_of(samples[-48000:-24000], 880, 48000) == pytest.approx(0.5, abs=LOSSY_LEVEL)
 
 
+@pytest.mark.parametrize("suffix", [".ogg", ".opus"])
+def test_an_ogg_file_that_ends_within_a_page_is_known_to_be_cut_short(suffix: str, tmp_path: Path) -> None:
+    whole = write_audio(tmp_path / f"whole{suffix}", noise(seconds=4, sample_rate=48000), 48000)
+    content = whole.read_bytes()
+    last_page = content.rindex(b"OggS")
+    cuts = {"middle": content[: len(content) // 2], "last byte": content[:-1], "header": content[: last_page + 9]}
+    # Without the mark of a last page, as Android writes it; and with what old taggers add.
+    wholes = {"unmarked": content[:last_page], "tagged": content + b"TAG" + bytes(125)}
+    for name, kept in (cuts | wholes).items():
+        path = tmp_path / name
+        path.write_bytes(kept)
+        expected = "cut short: its last page is not whole" if name in cuts else None
+        assert (name, warning_of(path)) == (name, expected)
+
+
 # --- laws ---
 
 

@@ -86,8 +86,18 @@ def _decoder_of_file(file: BinaryIO, *, owned: bool) -> Decoder:
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         raise AudioError("holds nothing (0 bytes). Copy or download it again")
+    head, last_page = _ogg_ends(file, size)
+    # Recordings of net radio are chains of streams, of which libsndfile reads only the first.
+    is_chain = len(last_page) >= _STREAM.stop and head[_STREAM] != last_page[_STREAM]
+    decoder = _decoder_by_content(file, size, is_chain=is_chain, owned=owned)
+    if last_page and not _is_whole(last_page):
+        decoder.warnings.append("cut short: its last page is not whole")
+    return decoder
+
+
+def _decoder_by_content(file: BinaryIO, size: int, *, is_chain: bool, owned: bool) -> Decoder:
     file.seek(0)
-    if _is_mpeg(file.read(4)) or _has_several_ogg_streams(file, size):
+    if is_chain or _is_mpeg(file.read(4)):
         return _only_decoder(file, seekable=True, owned=owned)
     try:
         decoder = SoundFileDecoder(file, size=size, owned=owned)
@@ -110,19 +120,31 @@ def _is_mpeg(head: bytes) -> bool:
     return head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
 
 
-def _has_several_ogg_streams(file: BinaryIO, size: int) -> bool:
-    """Whether the last page of an Ogg file is of another stream than the first: libsndfile reads only one of them.
+# RFC 3533, section 6: a page's header holds its stream's number, and ends with how many bytes follow that are the sizes
+# of the page's segments.
+_STREAM = slice(14, 18)
+_PAGE_HEADER_BYTES = 27
 
-    Recordings of net radio are chained so. RFC 3533, section 6: a page's bytes 14 to 17 are its stream's number.
-    """
+
+def _ogg_ends(file: BinaryIO, size: int) -> tuple[bytes, bytes]:
+    """How an Ogg file begins, and its last page as far as it is there, with what follows; nothing of other files."""
     file.seek(0)
-    first = file.read(18)
-    if first[:4] != b"OggS":
-        return False
+    head = file.read(_PAGE_HEADER_BYTES)
+    if head[:4] != b"OggS":
+        return b"", b""
     file.seek(max(0, size - HEAD_BYTES))
     tail = file.read(HEAD_BYTES)
     at = tail.rfind(b"OggS")
-    return at >= 0 and len(tail) >= at + 18 and tail[at + 14 : at + 18] != first[14:18]
+    return head, tail[at:] if at >= 0 else b""
+
+
+def _is_whole(page: bytes) -> bool:
+    """Whether all of an Ogg page is there. That it is marked as the last one says nothing: Android does not mark it."""
+    if len(page) < _PAGE_HEADER_BYTES:
+        return False
+    n_segments = page[_PAGE_HEADER_BYTES - 1]
+    segment_sizes = page[_PAGE_HEADER_BYTES : _PAGE_HEADER_BYTES + n_segments]
+    return len(page) >= _PAGE_HEADER_BYTES + n_segments + sum(segment_sizes)
 
 
 def _only_decoder(file: BinaryIO, *, seekable: bool, owned: bool) -> Decoder:
