@@ -170,6 +170,8 @@ def test_what_needs_torch_says_what_to_install(arguments: list[str], tmp_path: P
         (["predict", "a.wav", "--thresholds", "missing.json"], "missing.json: cannot be read"),
         (["evaluate", "data", "--format", "xml"], "'xml' is not one of table, json, html"),
         (["evaluate", "data", "--among", ";"], "among: names no label"),
+        (["batch", "a.wav", ""], "an input's name is empty"),
+        (["batch", "a.wav", "-", "--files-from", "-"], "stdin cannot be both a list of files and audio"),
         (["predikt", "a.wav"], "No such command 'predikt'"),
         (["predict", "a.wav", "--colour"], "No such option"),
     ],
