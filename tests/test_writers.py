@@ -233,6 +233,16 @@ def test_parquet_has_the_columns_of_csv_with_types_and_the_header(monkeypatch: p
     assert rows[-1]["path"] == "\\udcff"
 
 
+def test_parquet_that_is_given_up_writes_nothing_more() -> None:
+    pytest.importorskip("pyarrow")
+    memory = io.BytesIO()
+    writer = open_writer("parquet", Output(memory, "memory"), header=HEADER)
+    writer.begin()
+    writer.write(DOG)
+    del writer  # as an error does; pyarrow then makes a whole file of what it has
+    assert memory.getvalue() == b"PAR1"
+
+
 def test_parquet_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audiotag.writers.formats.find_spec", lambda name: None)
     with pytest.raises(OutputError, match=r"pip install 'audiotag-cli\[parquet\]'"):
