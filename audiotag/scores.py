@@ -77,7 +77,8 @@ class TagSelection:
 
 def least_scores(config: ModelConfig, selection: TagSelection) -> ScoreArray:
     """The score from which on each label counts; infinite for one that was not chosen. Shape: `[class]`."""
-    thresholds = np.array(config.thresholds if selection.thresholds is None else selection.thresholds)
+    of_all = config.thresholds if selection.thresholds is None else selection.thresholds
+    thresholds = np.array(of_all, dtype=np.float64)
     if selection.labels is not None:
         thresholds[~np.isin(np.arange(len(thresholds)), selection.labels)] = np.inf
     return thresholds

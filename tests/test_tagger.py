@@ -288,8 +288,10 @@ def test_top_k_threshold_and_labels_choose_the_tags(tagger: Tagger, write_wav: W
     everything = tagger.tag(path, options=ALL)
     assert tagger.tag(path, top_k=1, threshold=0.0).tags == everything.tags[:1]
     assert tagger.tag(path, threshold=1.0).status == "empty"
-    only = tagger.tag(path, options=replace(ALL, include_labels=("musical*", "dog"), exclude_labels=("Dog",)))
+    chosen = replace(ALL, include_labels=("musical*", "dog"), exclude_labels=("Dog",))
+    only = tagger.tag(path, options=chosen)
     assert [tag.label for tag in only.tags] == ["Musical instrument, plucked"]
+    assert tagger.tag(path, threshold=0, options=chosen).tags == only.tags, "a whole number is a score too"
 
 
 @pytest.mark.parametrize(
