@@ -113,7 +113,7 @@ def run(
         OutputError: a result could not be written.
     """
     plan = _Plan(inputs, sink, tally)
-    with closing(_closable(tagger.tag_many(plan, options=options, on_progress=on_seconds))) as results:
+    with closing(tagger.tag_many(plan, options=options, on_progress=on_seconds)) as results:
         for group in _by_input(results, several=options.channels == "each"):
             given = plan.next_input()
             status, seconds = _outcome(group)
@@ -126,10 +126,6 @@ def run(
             if on_input is not None:
                 on_input(given, group)
     plan.keep_rest()
-
-
-def _closable(results: Iterator[Result]) -> Any:
-    return results  # a generator; its type says only that it is an iterator
 
 
 def _by_input(results: Iterator[Result], *, several: bool) -> Iterator[tuple[Result, ...]]:

@@ -43,15 +43,13 @@ class ScorePool:
     """The running mean or maximum of a clip's window scores; holds one row whatever the length of the clip."""
 
     def __init__(self, aggregate: Aggregate) -> None:
-        if aggregate not in ("mean", "max"):
-            raise ValueError(f"aggregate must be 'mean' or 'max', not {aggregate!r}")
         self._aggregate = aggregate
         self._pooled: ScoreArray | None = None
-        self.n_windows = 0
+        self._n_windows = 0
 
     def add(self, scores: ScoreArray) -> None:
         """Takes the scores of one window. Shape: `[class]`."""
-        self.n_windows += 1
+        self._n_windows += 1
         if self._pooled is None:
             self._pooled = scores.copy()
         elif self._aggregate == "mean":
@@ -63,7 +61,7 @@ class ScorePool:
         """Clip scores `[class]`, or None where there was no window."""
         if self._pooled is None or self._aggregate == "max":
             return self._pooled
-        return self._pooled / self.n_windows
+        return self._pooled / self._n_windows
 
 
 def least_scores_of(config: ModelConfig, options: TagOptions) -> ScoreArray:
