@@ -140,6 +140,12 @@ def test_a_waveform_of_another_shape_or_kind_is_refused_as_it_is_made(samples: A
         Waveform(samples, TINY_RATE)
 
 
+def test_a_rate_with_a_point_is_refused_as_a_waveform_is_made() -> None:
+    assert Waveform(chirp(), np.int64(TINY_RATE)).sample_rate == TINY_RATE  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"a whole number of Hz, not 44100\.0"):
+        Waveform(chirp(), 44100.0)  # type: ignore[arg-type]
+
+
 def test_a_waveform_of_an_impossible_rate_fails_like_a_file_of_one(tagger: Tagger) -> None:
     with pytest.raises(AudioError, match="waveform: has a sample rate of 0 Hz"):
         tagger.tag(Waveform(chirp(seconds=0.5), 0))
