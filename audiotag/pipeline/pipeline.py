@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine
 from audiotag.events import EventFinder, tags_of
-from audiotag.options import TagOptions, core_count
+from audiotag.machine import core_count
+from audiotag.options import TagOptions
 from audiotag.pipeline.clips import ClipDecoder
 from audiotag.pipeline.crew import Crew, CrewSize
 from audiotag.pipeline.items import ClipEnd, Given, Item, WindowItem
