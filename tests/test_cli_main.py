@@ -121,6 +121,15 @@ def test_at_80_columns_every_command_is_told_whole_and_every_help_has_an_example
         assert "[[" not in text
 
 
+@pytest.mark.parametrize(
+    ("command", "takes_it"), [("predict", True), ("batch", True), ("events", True), ("report", False)]
+)
+def test_audio_on_stdin_is_told_of_where_it_is_taken(
+    run_audiotag: Callable[..., Ran], command: str, takes_it: bool
+) -> None:
+    assert ("audio on stdin" in " ".join(run_audiotag(command, "--help").stdout.split())) == takes_it
+
+
 def test_version_imports_nothing_heavy() -> None:
     assert run_probe("--version") == (0, f"audiotag {audiotag.__version__}\n", "", [])
 
