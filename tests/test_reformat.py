@@ -119,6 +119,7 @@ def test_it_is_a_filter(run_audiotag: RunAudiotag) -> None:
         ('{"path": "a.wav", "status": "ok", "duration": Infinity, "tags": []}\n', "line 1 is no result"),
         ('{"path": "a.wav", "status": "ok", "duration": 1.0, "tags": ["Dog"]}\n', "line 1 is no result"),
         ('{"path": "a", "status": "ok", "duration": 1, "tags": [{"label": "Dog", "score": true}]}\n', "no result"),
+        ('{"path": "a", "status": "ok", "duration": 1, "tags": [{"label": "Dog", "score": 1.5}]}\n', "no result"),
         ('{"path": "a.wav", "status": "failed", "error": null}\n', "line 1 is no result"),
         ("[" * 100_000 + "\n", "line 1 is no result"),
         ('{"path":\n' + "[" * 100_000, "is no result"),
