@@ -190,7 +190,8 @@ class _Session:
         with closing(JournaledFile(out, form=name, header=run_header, with_header=with_header, mode=mode)) as file:
             if file.finish_earlier() is None:
                 if self._count is not None:
-                    file.check_inputs((item.path for item in self._count()), was_finished=was_finished)
+                    named = (item.path for item in self._count() if isinstance(item, Input))
+                    file.check_inputs(named, was_finished=was_finished)
                 self._tag(found, file)
                 file.finish(self._tally.to_dict())
                 return
