@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from audiotag.cli.status import SECONDS_BETWEEN_LINES, say
+from audiotag.errors import UsageError
 from audiotag.inputs import Found, Input
 
 if TYPE_CHECKING:
@@ -92,10 +93,11 @@ class Progress:
 
     def _count(self) -> None:
         assert self._find is not None
-        for found in self._find():
-            if isinstance(found, Input):
-                self._bytes_total += found.size or 0
-        self._is_counted = True
+        with suppress(UsageError):  # of a list, which the run tells when it comes there
+            for found in self._find():
+                if isinstance(found, Input):
+                    self._bytes_total += found.size or 0
+            self._is_counted = True
 
     def add_seconds(self, seconds: float) -> None:
         """So much more audio is done."""

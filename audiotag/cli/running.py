@@ -62,10 +62,14 @@ class InputOptions:
         """The file that names inputs, where it is one."""
         return () if self.files_from in (None, "-") else (Path(self.files_from),)
 
+    @property
+    def can_be_found_again(self) -> bool:
+        """Whether they can be told beforehand: a list in a pipe can be read only once."""
+        return self.files_from is None or any(map(Path.is_file, self.lists()))
+
     def sources(self) -> Iterator[Path]:
-        """The files that are read, as far as they can be told beforehand: a list in a pipe can be read only once."""
-        readable_list = self.files_from if any(map(Path.is_file, self.lists())) else None
-        return chain(self.lists(), sources_of(self._find(readable_list)))
+        """The files that are read, as far as they can be told beforehand."""
+        return chain(self.lists(), sources_of(self._find(self.files_from if self.can_be_found_again else None)))
 
     def _find(self, files_from: str | None) -> Iterator[Found]:
         return find_inputs(
@@ -128,7 +132,7 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
     from audiotag.tagger import Tagger
 
     tagger, tally = Tagger(folder, options=engine_options), Tally()
-    count = None if inputs.files_from else lambda: in_shard(inputs.find(), run.shard)
+    count = (lambda: in_shard(inputs.find(), run.shard)) if inputs.can_be_found_again else None
     among_results = run.out is None and sys.stdout.isatty()
     progress = Progress(tally, count, shown=run.progress and not run.quiet, among_results=among_results)
     session = _Session(tagger, tag_options, tally, progress, count=count, shard=run.shard, strict=run.strict)
