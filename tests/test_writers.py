@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -15,7 +16,16 @@ import pytest
 
 from audiotag.errors import OutputError, UsageError
 from audiotag.results import ClipResult, Event, Failure, Result, Tag, WindowResult, result_from_dict
-from audiotag.writers import FORMATS, Output, open_output, open_writer, pick_format, run_header, visible
+from audiotag.writers import (
+    FORMATS,
+    Output,
+    open_output,
+    open_writer,
+    output_error,
+    pick_format,
+    run_header,
+    visible,
+)
 
 HEADER = run_header(model="tiny", revision=None, sha256="ab12", parameters={"top_k": 2})
 
@@ -342,6 +352,20 @@ def test_an_output_in_a_missing_folder_is_one_line(tmp_path: Path) -> None:
         open_output(tmp_path / "a/b"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [
+        (errno.ENOENT, "Make its folder first, or choose another place"),
+        (errno.EACCES, "Choose a place where you may write"),
+        (errno.EISDIR, "Choose a place where you may write"),
+        (errno.ENOSPC, "Free some space or choose another place"),
+    ],
+)
+def test_what_to_do_about_an_output_follows_from_what_is_wrong_with_it(number: int, way_out: str) -> None:
+    told = output_error("a.csv", OSError(number, "wrong"))
+    assert str(told) == f"a.csv: cannot be written: wrong. {way_out}"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
