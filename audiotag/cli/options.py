@@ -300,7 +300,7 @@ Threads = Annotated[
 # --- how a run over many inputs behaves ---
 
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first input that fails.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be tagged, skipped and why.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what a whole run would tag, or skip and why.")]
 ShowProgress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show on stderr how far it is.")]
 
 # --- what comes out ---
