@@ -30,8 +30,9 @@ from audiotag.config import ModelConfig
 from audiotag.engines import Engine, facts_of
 from audiotag.errors import AudioError
 from audiotag.frontend import WindowLogMel
+from audiotag.machine import core_count, cpu_name
 from audiotag.model_folder import ModelFolder
-from audiotag.options import EngineOptions, core_count, cpu_name
+from audiotag.options import EngineOptions
 from audiotag.selftest import engines_here, synthetic_clips
 from audiotag.tagger import Tagger, open_engine
 from audiotag.tuning import Tuning, quickest, remember

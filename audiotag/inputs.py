@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -149,7 +149,7 @@ def _status(path: str | os.PathLike[str]) -> os.stat_result | None:
 
 
 def find_inputs(
-    arguments: Iterable[str],
+    arguments: Sequence[str],
     *,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
@@ -169,14 +169,14 @@ def find_inputs(
     return _without_repetition(_find(arguments, choice, files_from, null=null))
 
 
-def _find(arguments: Iterable[str], choice: _Choice, files_from: str | None, *, null: bool) -> Iterator[Found]:
+def _find(arguments: Sequence[str], choice: _Choice, files_from: str | None, *, null: bool) -> Iterator[Found]:
+    if "" in arguments:
+        raise UsageError("an input's name is empty. Is a variable of the shell not set?")
+    if "-" in arguments and files_from == "-":
+        raise UsageError("stdin cannot be both a list of files and audio. Leave out one of the two -")
     with _opened(files_from) as file:
         for argument in arguments:
-            if not argument:
-                raise UsageError("an input's name is empty. Is a variable of the shell not set?")
             if argument == "-":
-                if files_from == "-":
-                    raise UsageError("stdin cannot be both a list of files and audio. Leave out one of the two -")
                 yield Input("-", None)
             else:
                 for path in _expand(argument):

@@ -1,6 +1,6 @@
 """The ordered names that a model can give, and how people find them.
 
-The network knows a label by its position only; everything a person types goes through `LabelSet.select`.
+The network knows a label by its position only; whatever a person types becomes one here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a run gives: frozen records, and the dictionaries that JSON shows of them.
 
-The writers (`writers`) turn these records into text; the pipeline (`tagger`) makes them.
+The writers (`writers`) turn these records into text; `pipeline` makes them.
 """
 
 from __future__ import annotations

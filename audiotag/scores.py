@@ -6,12 +6,12 @@ scores do not depend on the batches its windows travelled in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from audiotag.config import Aggregate, ModelConfig
+from audiotag.labels import LabelSet
+from audiotag.options import TagOptions
 from audiotag.results import Tag
 
 ScoreArray = npt.NDArray[np.float64]
@@ -43,15 +43,13 @@ class ScorePool:
     """The running mean or maximum of a clip's window scores; holds one row whatever the length of the clip."""
 
     def __init__(self, aggregate: Aggregate) -> None:
-        if aggregate not in ("mean", "max"):
-            raise ValueError(f"aggregate must be 'mean' or 'max', not {aggregate!r}")
         self._aggregate = aggregate
         self._pooled: ScoreArray | None = None
-        self.n_windows = 0
+        self._n_windows = 0
 
     def add(self, scores: ScoreArray) -> None:
         """Takes the scores of one window. Shape: `[class]`."""
-        self.n_windows += 1
+        self._n_windows += 1
         if self._pooled is None:
             self._pooled = scores.copy()
         elif self._aggregate == "mean":
@@ -63,36 +61,33 @@ class ScorePool:
         """Clip scores `[class]`, or None where there was no window."""
         if self._pooled is None or self._aggregate == "max":
             return self._pooled
-        return self._pooled / self.n_windows
+        return self._pooled / self._n_windows
 
 
-@dataclass(frozen=True, kw_only=True)
-class TagSelection:
-    """Which scores become tags."""
+def least_scores_of(config: ModelConfig, options: TagOptions) -> ScoreArray:
+    """The score from which on each label counts; infinite for one that was not chosen. Shape: `[class]`.
 
-    top_k: int = 5  # tags of each head, at most; 0: all
-    thresholds: tuple[float, ...] | None = None  # least score of each label; None: the model's
-    labels: tuple[int, ...] | None = None  # positions of the labels to choose from; None: all
-
-
-def least_scores(config: ModelConfig, selection: TagSelection) -> ScoreArray:
-    """The score from which on each label counts; infinite for one that was not chosen. Shape: `[class]`."""
-    thresholds = np.array(config.thresholds if selection.thresholds is None else selection.thresholds)
-    if selection.labels is not None:
-        thresholds[~np.isin(np.arange(len(thresholds)), selection.labels)] = np.inf
-    return thresholds
-
-
-def top_tags(scores: ScoreArray, config: ModelConfig, selection: TagSelection) -> tuple[Tag, ...]:
-    """The best labels of a row of scores, highest first (equal scores in label order), head by head.
-
-    Shape: `[class]` -> at most `top_k` tags a head.
+    Raises:
+        UsageError: an option names a label that the model does not know.
     """
-    reached = scores >= least_scores(config, selection)
+    labels = LabelSet(config.labels)
+    of_all = config.thresholds if options.threshold is None else (options.threshold,) * len(labels)
+    least = np.array(labels.fill(options.thresholds or {}, of_all), dtype=np.float64)
+    chosen = labels.select(options.include_labels, options.exclude_labels)
+    least[~np.isin(np.arange(len(labels)), chosen)] = np.inf
+    return least
+
+
+def top_tags(scores: ScoreArray, config: ModelConfig, *, least_scores: ScoreArray, top_k: int) -> tuple[Tag, ...]:
+    """The labels of a row of scores that count, highest first (equal scores in label order), head by head.
+
+    Shape: `[class]` -> at most `top_k` tags a head; all for 0.
+    """
+    reached = scores >= least_scores
     tags: list[Tag] = []
     for head, outputs in config.head_slices:
         positions = outputs.start + np.flatnonzero(reached[outputs])
         order = positions[np.argsort(-scores[positions], kind="stable")]
-        best = order[: selection.top_k] if selection.top_k else order
+        best = order[:top_k] if top_k else order
         tags.extend(Tag(config.labels[index], float(scores[index]), head) for index in best)
     return tuple(tags)

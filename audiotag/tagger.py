@@ -25,8 +25,9 @@ from audiotag.errors import AudioError, EngineError, UsageError, install_line
 from audiotag.hub import resolve_model
 from audiotag.inputs import Input
 from audiotag.labels import LabelSet
+from audiotag.machine import has_gpu
 from audiotag.model_folder import ONNX_INT8, WEIGHTS, ModelFolder
-from audiotag.options import EngineOptions, TagOptions, has_gpu
+from audiotag.options import EngineOptions, TagOptions
 from audiotag.pipeline import Given, Pipeline
 from audiotag.results import ClipResult, Failure, Result
 from audiotag.tuning import recall

@@ -18,7 +18,7 @@ from audiotag.engines import Engine, facts_of
 from audiotag.errors import OutputError
 from audiotag.hub import audiotag_cache
 from audiotag.hub.places import write_small
-from audiotag.options import core_count, cpu_name
+from audiotag.machine import core_count, cpu_name
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from pages import write_between_markers
 from audiotag.benchmark import engine_seconds
 from audiotag.config import FrontEndConfig, TrainConfig
 from audiotag.engines.onnx import OnnxEngine
+from audiotag.machine import core_count
 from audiotag.model_folder import CARD, ONNX, ModelFolder, open_model_folder
-from audiotag.options import core_count
 from audiotag.training import batches
 from audiotag.training.train import train
 

@@ -227,6 +227,30 @@ def test_resume_with_other_inputs_is_refused_before_anything_is_tagged(
     assert (tmp_path / "out.ndjson").read_bytes() == before
 
 
+def test_what_is_excluded_now_is_not_named(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav
+) -> None:
+    run_audiotag("batch", "in", "--out", "out.csv", "-q")
+    before = (tmp_path / "out.csv").read_bytes()
+    write_wav("in/b.wav", tone())
+    ran = run_audiotag("batch", "in", "--exclude", "sub/*", "--out", "out.csv", "--resume")
+    assert (ran.code, (tmp_path / "out.csv").read_bytes()) == (1, before)
+    assert "holds results of 2 inputs that are not named now, such as in/sub/a.wav" in ran.stderr
+    assert not list(tmp_path.glob("*.journal*")), "it is finished as it is"
+
+
+def test_a_list_that_lacks_what_is_done_is_refused_before_anything_is_tagged(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
+) -> None:
+    run_audiotag("batch", "in/a.wav", "--out", "out.csv", "-q")
+    before = (tmp_path / "out.csv").read_bytes()
+    (tmp_path / "list").write_text("in/sub/a.wav\nin/sub/z.wav\n")
+    ran = run_audiotag("batch", "--files-from", "list", "--out", "out.csv", "--resume")
+    assert (ran.code, (tmp_path / "out.csv").read_bytes()) == (1, before)
+    assert "holds results of 1 inputs that are not named now, such as in/a.wav" in ran.stderr
+    assert not list(tmp_path.glob("*.journal*")), "it is finished as it is"
+
+
 def test_what_was_added_after_a_death_in_the_cleaning_up_is_tagged(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,15 @@ def test_at_80_columns_every_command_is_told_whole_and_every_help_has_an_example
         assert "[[" not in text
 
 
+@pytest.mark.parametrize(
+    ("command", "takes_it"), [("predict", True), ("batch", True), ("events", True), ("report", False)]
+)
+def test_audio_on_stdin_is_told_of_where_it_is_taken(
+    run_audiotag: Callable[..., Ran], command: str, takes_it: bool
+) -> None:
+    assert ("audio on stdin" in " ".join(run_audiotag(command, "--help").stdout.split())) == takes_it
+
+
 def test_version_imports_nothing_heavy() -> None:
     assert run_probe("--version") == (0, f"audiotag {audiotag.__version__}\n", "", [])
 
@@ -170,6 +179,8 @@ def test_what_needs_torch_says_what_to_install(arguments: list[str], tmp_path: P
         (["predict", "a.wav", "--thresholds", "missing.json"], "missing.json: cannot be read"),
         (["evaluate", "data", "--format", "xml"], "'xml' is not one of table, json, html"),
         (["evaluate", "data", "--among", ";"], "among: names no label"),
+        (["batch", "a.wav", ""], "an input's name is empty"),
+        (["batch", "a.wav", "-", "--files-from", "-"], "stdin cannot be both a list of files and audio"),
         (["predikt", "a.wav"], "No such command 'predikt'"),
         (["predict", "a.wav", "--colour"], "No such option"),
     ],

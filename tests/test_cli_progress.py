@@ -7,7 +7,7 @@ import io
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 from audiotag.cli.progress import Progress
 from audiotag.cli.status import StatusLine
 from audiotag.cli.train import _TrainingLines
+from audiotag.errors import UsageError
 from audiotag.inputs import Input
 from audiotag.run import Tally
 from audiotag.training.trainer import Progress as TrainingProgress
@@ -24,10 +25,12 @@ INPUTS = [Input(f"{number}.wav", Path(f"{number}.wav"), size=1000, mtime_ns=0) f
 
 
 @contextmanager
-def progress_over(tally: Tally, *, headers_tell: bool = False) -> Iterator[Progress]:
+def progress_over(
+    tally: Tally, find: Callable[[], Iterable[Input]] = lambda: INPUTS, *, headers_tell: bool = False
+) -> Iterator[Progress]:
     """A progress that has counted all inputs; the first one's header tells nothing."""
     lengths = dict.fromkeys(INPUTS[1:], 50.0) if headers_tell else {}
-    with Progress(tally, lambda: INPUTS, to_tag=lambda given: lengths.get(given, 0.0), shown=True) as progress:
+    with Progress(tally, find, to_tag=lambda given: lengths.get(given, 0.0), shown=True) as progress:
         for thread in threading.enumerate():
             if thread.name == "audiotag-count":
                 thread.join()
@@ -56,6 +59,18 @@ def test_until_an_input_is_done_a_header_tells_how_long_all_are() -> None:
         progress.add_seconds(59.0)
         tag(progress, tally, INPUTS[0])
         assert progress.total_seconds() == pytest.approx(6000.0)
+
+
+def test_a_list_that_breaks_off_is_told_of_by_the_run_and_not_where_it_is_counted() -> None:
+    def broken() -> Iterator[Input]:
+        yield INPUTS[0]
+        raise UsageError("list of files list: Input/output error. Check its name")
+
+    tally = Tally()
+    with progress_over(tally, broken) as progress:
+        progress.add_seconds(60.0)
+        tag(progress, tally, INPUTS[0])
+        assert progress.total_seconds() is None
 
 
 def test_what_an_earlier_session_did_is_not_left_to_do() -> None:

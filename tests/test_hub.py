@@ -23,8 +23,9 @@ from audiotag import hub
 from audiotag.config import ModelConfig
 from audiotag.errors import HubError, ModelError, UsageError
 from audiotag.hub import HubId, cached_commit, exporting, parse_hub_id, pull, resolve_model
+from audiotag.machine import has_gpu
 from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, write_configs
-from audiotag.options import EngineOptions, has_gpu
+from audiotag.options import EngineOptions
 
 ID = "org/tiny"
 BYTES = {name: bytes(range(256)) * 1200 + name.encode() for name in (WEIGHTS, ONNX, ONNX_INT8)}  # 300 kB, no model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -118,6 +119,7 @@ def test_it_is_a_filter(run_audiotag: RunAudiotag) -> None:
         ('{"path": "a.wav", "status": "ok", "duration": Infinity, "tags": []}\n', "line 1 is no result"),
         ('{"path": "a.wav", "status": "ok", "duration": 1.0, "tags": ["Dog"]}\n', "line 1 is no result"),
         ('{"path": "a", "status": "ok", "duration": 1, "tags": [{"label": "Dog", "score": true}]}\n', "no result"),
+        ('{"path": "a", "status": "ok", "duration": 1, "tags": [{"label": "Dog", "score": 1.5}]}\n', "no result"),
         ('{"path": "a.wav", "status": "failed", "error": null}\n', "line 1 is no result"),
         ("[" * 100_000 + "\n", "line 1 is no result"),
         ('{"path":\n' + "[" * 100_000, "is no result"),
@@ -143,6 +145,18 @@ def test_missing_existing_and_unfinished_files_are_refused(run_audiotag: RunAudi
     assert run_audiotag("reformat", "all.ndjson", "--out", "a.csv", "--overwrite").code == 0
     (tmp_path / "all.ndjson.journal").touch()
     assert "unfinished" in run_audiotag("reformat", "all.ndjson", "--out", "b.csv").stderr
+
+
+def test_a_folder_that_may_not_be_entered_is_not_taken_for_the_results(
+    run_audiotag: RunAudiotag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: Path, mode: str) -> None:  # root may enter every folder
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "all.ndjson").touch()
+    monkeypatch.setattr("audiotag.journal.check_output", forbidden)
+    told = "audiotag: error: shut/a.csv: Permission denied. Check that it is there and may be used\n"
+    assert run_audiotag("reformat", "all.ndjson", "--out", "shut/a.csv").stderr == told
 
 
 def test_an_unfinished_run_is_replaced_if_told_so_but_not_while_it_is_written(

@@ -91,6 +91,8 @@ def test_neighbours_share_an_excerpt_and_long_events_are_shown_by_their_beginnin
     assert [(each.start, each.end) for each in excerpts] == [(99.0, 99.0 + LONGEST), (299.0, 302.0)]
     assert [len(each.events) for each in excerpts] == [1, 2]
     assert excerpts[1].score == 0.3
+    excerpts, _ = excerpts_of([clip("a", [(0.0, 500.0, 0.9), (LONGEST, LONGEST + 1, 0.3)])], most=9)
+    assert [each.start for each in excerpts] == [0.0, LONGEST], "an event may begin where an excerpt ends"
 
 
 @pytest.mark.parametrize("seed", range(30))

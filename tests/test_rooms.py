@@ -18,7 +18,8 @@ PACKAGE = Path(audiotag.__file__).parent
 # From the ground up. A module imports only from rows above its own; inside L3 and L5 also from its own row.
 ROWS: dict[str, tuple[str, ...]] = {
     "L0": (
-        "errors", "config", "published", "labels", "options", "thresholds", "results", "writers", "web_page", "inputs",
+        "errors", "machine", "config", "published", "labels", "options", "thresholds", "results", "writers", "web_page",
+        "inputs",
     ),
     "L1": ("audio", "windows", "frontend", "scores", "events"),
     "L2": ("model_folder", "network", "engines"),

@@ -19,8 +19,8 @@ from pages import END, begin_of
 
 import audiotag
 from audiotag.benchmark import Measure
+from audiotag.machine import core_count
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, open_model_folder
-from audiotag.options import core_count
 from audiotag.selftest import ANSWERS_FILE, Comparison, compare, record_answers, synthetic_clips
 
 RunAudiotag = Callable[..., Ran]

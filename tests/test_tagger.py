@@ -140,6 +140,12 @@ def test_a_waveform_of_another_shape_or_kind_is_refused_as_it_is_made(samples: A
         Waveform(samples, TINY_RATE)
 
 
+def test_a_rate_with_a_point_is_refused_as_a_waveform_is_made() -> None:
+    assert Waveform(chirp(), np.int64(TINY_RATE)).sample_rate == TINY_RATE  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"a whole number of Hz, not 44100\.0"):
+        Waveform(chirp(), 44100.0)  # type: ignore[arg-type]
+
+
 def test_a_waveform_of_an_impossible_rate_fails_like_a_file_of_one(tagger: Tagger) -> None:
     with pytest.raises(AudioError, match="waveform: has a sample rate of 0 Hz"):
         tagger.tag(Waveform(chirp(seconds=0.5), 0))
@@ -288,8 +294,10 @@ def test_top_k_threshold_and_labels_choose_the_tags(tagger: Tagger, write_wav: W
     everything = tagger.tag(path, options=ALL)
     assert tagger.tag(path, top_k=1, threshold=0.0).tags == everything.tags[:1]
     assert tagger.tag(path, threshold=1.0).status == "empty"
-    only = tagger.tag(path, options=replace(ALL, include_labels=("musical*", "dog"), exclude_labels=("Dog",)))
+    chosen = replace(ALL, include_labels=("musical*", "dog"), exclude_labels=("Dog",))
+    only = tagger.tag(path, options=chosen)
     assert [tag.label for tag in only.tags] == ["Musical instrument, plucked"]
+    assert tagger.tag(path, threshold=0, options=chosen).tags == only.tags, "a whole number is a score too"
 
 
 @pytest.mark.parametrize(

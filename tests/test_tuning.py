@@ -13,8 +13,9 @@ from conftest import Ran, tone
 from audiotag import benchmark
 from audiotag.errors import OutputError
 from audiotag.hub import resolve_model
+from audiotag.machine import core_count
 from audiotag.model_folder import ModelFolder
-from audiotag.options import EngineOptions, core_count
+from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger, open_engine
 from audiotag.tuning import Tuning, quickest, recall, remember, tuning_folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -15,7 +16,16 @@ import pytest
 
 from audiotag.errors import OutputError, UsageError
 from audiotag.results import ClipResult, Event, Failure, Result, Tag, WindowResult, result_from_dict
-from audiotag.writers import FORMATS, Output, open_output, open_writer, pick_format, run_header, visible
+from audiotag.writers import (
+    FORMATS,
+    Output,
+    open_output,
+    open_writer,
+    output_error,
+    pick_format,
+    run_header,
+    visible,
+)
 
 HEADER = run_header(model="tiny", revision=None, sha256="ab12", parameters={"top_k": 2})
 
@@ -233,6 +243,16 @@ def test_parquet_has_the_columns_of_csv_with_types_and_the_header(monkeypatch: p
     assert rows[-1]["path"] == "\\udcff"
 
 
+def test_parquet_that_is_given_up_writes_nothing_more() -> None:
+    pytest.importorskip("pyarrow")
+    memory = io.BytesIO()
+    writer = open_writer("parquet", Output(memory, "memory"), header=HEADER)
+    writer.begin()
+    writer.write(DOG)
+    del writer  # as an error does; pyarrow then makes a whole file of what it has
+    assert memory.getvalue() == b"PAR1"
+
+
 def test_parquet_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audiotag.writers.formats.find_spec", lambda name: None)
     with pytest.raises(OutputError, match=r"pip install 'audiotag-cli\[parquet\]'"):
@@ -332,6 +352,20 @@ def test_an_output_in_a_missing_folder_is_one_line(tmp_path: Path) -> None:
         open_output(tmp_path / "a/b"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [
+        (errno.ENOENT, "Make its folder first, or choose another place"),
+        (errno.EACCES, "Choose a place where you may write"),
+        (errno.EISDIR, "Choose a place where you may write"),
+        (errno.ENOSPC, "Free some space or choose another place"),
+    ],
+)
+def test_what_to_do_about_an_output_follows_from_what_is_wrong_with_it(number: int, way_out: str) -> None:
+    told = output_error("a.csv", OSError(number, "wrong"))
+    assert str(told) == f"a.csv: cannot be written: wrong. {way_out}"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

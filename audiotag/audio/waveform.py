@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -14,7 +15,7 @@ class Waveform:
     """Samples `[sample]`, floating and 1.0 being full scale, and their rate in Hz.
 
     Raises:
-        ValueError: the samples are of another shape or kind.
+        ValueError: the samples are of another shape or kind, or the rate is no whole number.
     """
 
     samples: FloatArray
@@ -26,6 +27,8 @@ class Waveform:
             raise ValueError(f"samples must have one dimension, [sample], not {shape}. Take a channel, or their mean")
         if not np.issubdtype(kind, np.floating):
             raise ValueError(f"samples must be floating, with 1.0 as full scale, not {kind}. Divide, int16 by 32768")
+        if not isinstance(self.sample_rate, Integral):
+            raise ValueError(f"sample_rate must be a whole number of Hz, not {self.sample_rate!r}. Round it")
 
 
 class WaveformDecoder:

@@ -21,8 +21,8 @@ from audiotag import __version__
 from audiotag.cli import options
 from audiotag.cli.progress import counted
 from audiotag.errors import AudiotagError, ExitCode, UsageError, install_line
+from audiotag.machine import core_count
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS
-from audiotag.options import core_count
 from audiotag.writers import visible
 
 CORE_PACKAGES = ("numpy", "scipy", "soundfile", "soxr", "av", "onnxruntime", "huggingface_hub", "typer", "rich")

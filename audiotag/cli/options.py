@@ -127,10 +127,12 @@ class _OneLine(logging.Formatter):
 
 # --- what is tagged ---
 
-_INPUTS_HELP = "Files, folders and globs ('tapes/*.wav'); - is audio on stdin."
+_FILES_HELP = "Files, folders and globs ('tapes/*.wav')"
+_INPUTS_HELP = f"{_FILES_HELP}; - is audio on stdin."
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=_INPUTS_HELP)]
 # None, not an empty list: click before 8.2 refuses any other default of an argument that takes several values.
 SomeInputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT", help=_INPUTS_HELP)]
+SomeFiles = Annotated[list[str] | None, typer.Argument(metavar="INPUT", help=f"{_FILES_HELP}.")]
 Include = Annotated[
     list[str], typer.Option("--include", metavar="GLOB", help="In folders, take only names like '*.wav' (repeatable).")
 ]
@@ -298,7 +300,7 @@ Threads = Annotated[
 # --- how a run over many inputs behaves ---
 
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first input that fails.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be tagged, skipped and why.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what a whole run would tag, or skip and why.")]
 ShowProgress = Annotated[bool, typer.Option("--progress/--no-progress", help="Show on stderr how far it is.")]
 
 # --- what comes out ---

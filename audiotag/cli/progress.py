@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from audiotag.cli.status import SECONDS_BETWEEN_LINES, say
+from audiotag.errors import UsageError
 from audiotag.inputs import Found, Input
 
 if TYPE_CHECKING:
@@ -96,12 +97,13 @@ class Progress:
 
     def _count(self) -> None:
         assert self._find is not None
-        for found in self._find():
-            if isinstance(found, Input) and found.size:
-                if not (self._seconds_per_byte or self._bytes_done):
-                    self._seconds_per_byte = self._to_tag(found) / found.size
-                self._bytes_total += found.size
-        self._is_counted = True
+        with suppress(UsageError):  # of a list, which the run tells when it comes there
+            for found in self._find():
+                if isinstance(found, Input) and found.size:
+                    if not (self._seconds_per_byte or self._bytes_done):
+                        self._seconds_per_byte = self._to_tag(found) / found.size
+                    self._bytes_total += found.size
+            self._is_counted = True
 
     def add_seconds(self, seconds: float) -> None:
         """So much more audio is done."""

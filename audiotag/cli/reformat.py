@@ -35,6 +35,8 @@ def reformat(
     path = None if results == "-" else Path(results)
     if path is not None and journal_path(path).exists():
         raise DataError(f"{path}: holds an unfinished run. Finish it with --resume first")
+    if out is not None:
+        check_output(out, "overwrite" if overwrite else "new")
     try:
         with open(sys.stdin.fileno() if path is None else path, "rb", closefd=path is not None) as lines:
             write = partial(run, lines, "stdin" if path is None else str(path), form=name, with_header=header)
@@ -42,7 +44,6 @@ def reformat(
                 with open_output(None) as output:
                     write(output)
                 return
-            check_output(out, "overwrite" if overwrite else "new")
             counts: list[int] = []
             write_beside(out, lambda output: counts.append(write(output)), before_replacing=lambda *_: forget_run(out))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:

@@ -38,7 +38,7 @@ MOST_EXCERPTS = 200  # in one page; with sound about 12 kB a second
 
 def report(
     context: typer.Context,
-    inputs: options.SomeInputs = None,
+    inputs: options.SomeFiles = None,
     out: options.Out = None,
     overwrite: options.Overwrite = False,
     max_excerpts: Annotated[

@@ -63,10 +63,14 @@ class InputOptions:
         """The file that names inputs, where it is one."""
         return () if self.files_from in (None, "-") else (Path(self.files_from),)
 
+    @property
+    def can_be_found_again(self) -> bool:
+        """Whether they can be told beforehand: a list in a pipe can be read only once."""
+        return self.files_from is None or any(map(Path.is_file, self.lists()))
+
     def sources(self) -> Iterator[Path]:
-        """The files that are read, as far as they can be told beforehand: a list in a pipe can be read only once."""
-        readable_list = self.files_from if any(map(Path.is_file, self.lists())) else None
-        return chain(self.lists(), sources_of(self._find(readable_list)))
+        """The files that are read, as far as they can be told beforehand."""
+        return chain(self.lists(), sources_of(self._find(self.files_from if self.can_be_found_again else None)))
 
     def _find(self, files_from: str | None) -> Iterator[Found]:
         return find_inputs(
@@ -129,7 +133,7 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
     from audiotag.tagger import Tagger
 
     tagger, tally = Tagger(folder, options=engine_options), Tally()
-    count = None if inputs.files_from else lambda: in_shard(inputs.find(), run.shard)
+    count = (lambda: in_shard(inputs.find(), run.shard)) if inputs.can_be_found_again else None
     among_results = run.out is None and sys.stdout.isatty()
     progress = Progress(
         tally, count, to_tag=partial(seconds_to_tag, tag_options=tag_options),
@@ -194,7 +198,8 @@ class _Session:
         with closing(JournaledFile(out, form=name, header=run_header, with_header=with_header, mode=mode)) as file:
             if file.finish_earlier() is None:
                 if self._count is not None:
-                    file.check_inputs((item.path for item in self._count()), was_finished=was_finished)
+                    named = (item.path for item in self._count() if isinstance(item, Input))
+                    file.check_inputs(named, was_finished=was_finished)
                 self._tag(found, file)
                 file.finish(self._tally.to_dict())
                 return

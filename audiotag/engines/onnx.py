@@ -15,8 +15,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 from audiotag.config import ModelConfig
 from audiotag.engines import FloatArray
 from audiotag.errors import EngineError, ModelError
+from audiotag.machine import core_count
 from audiotag.model_folder import ONNX, ONNX_INT8
-from audiotag.options import core_count
 
 FILE_OF_PRECISION = {"fp32": ONNX, "int8": ONNX_INT8}
 

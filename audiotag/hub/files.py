@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from audiotag.config import ModelConfig
+from audiotag.machine import has_gpu
 from audiotag.model_folder import CARD, CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, ModelFolder
-from audiotag.options import EngineOptions, has_gpu
+from audiotag.options import EngineOptions
 
 # Nothing else is ever asked for, whatever a repository holds: no pickle, no code, no name that leads elsewhere.
 DOWNLOADED = (CONFIG, PREPROCESSOR, CARD, WEIGHTS, ONNX, ONNX_INT8)

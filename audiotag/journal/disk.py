@@ -10,7 +10,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,18 +54,13 @@ class Tracked(Output):
         return ended
 
 
-class explained:
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
     """Failures to write become `OutputError`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise output_error(self._path, error) from error
+    try:
+        yield
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def open_locked(path: Path, output: Path) -> BinaryIO:

@@ -75,7 +75,7 @@ class _Row(NamedTuple):
 def _entries_of(path: Path, form: str, began_ns: int) -> Iterator[Entry]:
     """What a journal would say of an output in order; files changed since `began_ns` count as changed.
 
-    Separated values with windows do not tell how long an input was, only where its last window with a tag ended.
+    Separated values with windows or events do not tell how long an input was, only from where to where it has some.
     """
     with open(path, "rb") as file:
         for name, rows in groupby(_rows_in(file, form), key=lambda row: row.path):

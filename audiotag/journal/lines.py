@@ -27,7 +27,7 @@ class Entry:
 
 
 def whole_lines(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Where each line begins, and what it says; ends before one that is torn."""
+    """Where each line begins, and what it says; the file is cut off before one that is torn."""
     begin = 0
     for line in file:
         try:

@@ -8,7 +8,8 @@ follows the batch and the threads, never the length of a clip or the number of i
 order, so that nothing depends on which batch a window travelled in.
 """
 
-from audiotag.pipeline.crew import MAX_CLIPS_AHEAD as MAX_CLIPS_AHEAD
-from audiotag.pipeline.items import Given as Given
-from audiotag.pipeline.pipeline import Pipeline as Pipeline
-from audiotag.pipeline.pipeline import selection_of as selection_of
+from audiotag.pipeline.crew import MAX_CLIPS_AHEAD
+from audiotag.pipeline.items import Given
+from audiotag.pipeline.pipeline import Pipeline
+
+__all__ = ["MAX_CLIPS_AHEAD", "Given", "Pipeline"]

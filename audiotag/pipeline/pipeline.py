@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from audiotag.config import ModelConfig
 from audiotag.engines import Engine
 from audiotag.events import EventFinder, tags_of
-from audiotag.labels import LabelSet
-from audiotag.options import TagOptions, core_count
+from audiotag.machine import core_count
+from audiotag.options import TagOptions
 from audiotag.pipeline.clips import ClipDecoder
 from audiotag.pipeline.crew import Crew, CrewSize
 from audiotag.pipeline.items import ClipEnd, Given, Item, WindowItem
 from audiotag.pipeline.scorer import Scorer
 from audiotag.results import ClipResult, Failure, Result, Tag, WindowResult
-from audiotag.scores import ScoreArray, ScorePool, TagSelection, least_scores, top_tags
+from audiotag.scores import ScoreArray, ScorePool, least_scores_of, top_tags
 
 
 class Pipeline:
@@ -36,7 +36,7 @@ class Pipeline:
     ) -> None:
         self._config = config
         self._options = options
-        self._selection = selection_of(options, config)
+        self._least_scores = least_scores_of(config, options)
         self._scorer = Scorer(engine, config, batch_size or engine.batch_size)
         self._size = _crew_size(engine, workers or core_count())
 
@@ -44,7 +44,7 @@ class Pipeline:
         self, inputs: Iterator[Given], *, on_progress: Callable[[float], None] | None = None
     ) -> Generator[tuple[Result, ...], None, None]:
         """The results of each input, in their order; see `Tagger.tag_by_input`."""
-        collector = _Collector(self._config, self._options, self._selection, on_progress or _ignore)
+        collector = _Collector(self._config, self._options, self._least_scores, on_progress or _ignore)
         crew = Crew(inputs, ClipDecoder(self._config, self._options).items, self._scorer, self._size)
         try:
             for item, scores in crew.scored_items():
@@ -63,22 +63,6 @@ def _crew_size(engine: Engine, n_workers: int) -> CrewSize:
     return CrewSize(n_decoding=n_workers, n_computing=n_calls, n_threads=n_threads)
 
 
-def selection_of(options: TagOptions, config: ModelConfig) -> TagSelection:
-    """Which scores of a model become tags.
-
-    Raises:
-        UsageError: an option names a label that the model does not know.
-    """
-    labels = LabelSet(config.labels)
-    of_all = config.thresholds if options.threshold is None else (options.threshold,) * len(labels)
-    is_limited = options.include_labels or options.exclude_labels
-    return TagSelection(
-        top_k=options.top_k,
-        thresholds=labels.fill(options.thresholds or {}, of_all),
-        labels=labels.select(options.include_labels, options.exclude_labels) if is_limited else None,
-    )
-
-
 def _ignore(seconds: float) -> None:
     pass
 
@@ -89,19 +73,18 @@ def _ignore(seconds: float) -> None:
 class _Channel:
     """One channel of a clip, or the mix of all: what its windows have told so far."""
 
-    def __init__(self, config: ModelConfig, options: TagOptions, selection: TagSelection) -> None:
-        self._config, self._options, self._selection = config, options, selection
+    def __init__(self, config: ModelConfig, options: TagOptions, least_scores: ScoreArray) -> None:
+        self._config, self._options, self._least_scores = config, options, least_scores
         self._pool = ScorePool(options.aggregate or config.aggregate)
         self._windows: list[WindowResult] = []
         self._finder = None
         if options.events is not None:
-            self._finder = EventFinder(config, options.events, least_scores=least_scores(config, selection))
+            self._finder = EventFinder(config, options.events, least_scores=least_scores)
 
     def add(self, window: WindowItem, scores: ScoreArray) -> None:
         """Takes the next window. Shape: `[class]`."""
         if self._options.windows:
-            tags = top_tags(scores, self._config, self._selection)
-            self._windows.append(WindowResult(start=window.start, end=window.end, tags=tags))
+            self._windows.append(WindowResult(start=window.start, end=window.end, tags=self._tags(scores)))
         if self._finder is None:
             self._pool.add(scores)
         else:
@@ -113,7 +96,7 @@ class _Channel:
         return ClipResult(
             path=end.path,
             duration=end.n_samples / self._config.frontend.sample_rate,
-            tags=self._tags() if events is None else tags_of(events, self._config),
+            tags=self._tags(self._pool.result()) if events is None else tags_of(events, self._config),
             start=self._options.start,
             windows=tuple(self._windows) if self._options.windows else None,
             events=events,
@@ -121,9 +104,10 @@ class _Channel:
             warning=end.warning,
         )
 
-    def _tags(self) -> tuple[Tag, ...]:
-        scores = self._pool.result()
-        return () if scores is None else top_tags(scores, self._config, self._selection)
+    def _tags(self, scores: ScoreArray | None) -> tuple[Tag, ...]:
+        if scores is None:  # there was no window
+            return ()
+        return top_tags(scores, self._config, least_scores=self._least_scores, top_k=self._options.top_k)
 
 
 @dataclass
@@ -138,11 +122,11 @@ class _Collector:
     """Window scores into results, and results into the order of the inputs."""
 
     def __init__(
-        self, config: ModelConfig, options: TagOptions, selection: TagSelection, on_progress: Callable[[float], None]
+        self, config: ModelConfig, options: TagOptions, least_scores: ScoreArray, on_progress: Callable[[float], None]
     ) -> None:
         self._config = config
         self._options = options
-        self._selection = selection
+        self._least_scores = least_scores
         self._on_progress = on_progress
         self._open: dict[int, _OpenClip] = {}
         self._finished: dict[int, tuple[Result, ...]] = {}
@@ -174,5 +158,5 @@ class _Collector:
 
     def _channel(self, clip: _OpenClip, row: int) -> _Channel:
         if row not in clip.channels:
-            clip.channels[row] = _Channel(self._config, self._options, self._selection)
+            clip.channels[row] = _Channel(self._config, self._options, self._least_scores)
         return clip.channels[row]

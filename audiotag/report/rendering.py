@@ -10,7 +10,7 @@ from audiotag.audio import FloatArray, Waveform, encode_mp3, read_excerpts
 from audiotag.config import FrontEndConfig
 from audiotag.errors import AudioError
 from audiotag.frontend import LogMel
-from audiotag.options import core_count
+from audiotag.machine import core_count
 from audiotag.report.excerpts import Excerpt
 from audiotag.report.page import Shown
 from audiotag.report.picture import picture

@@ -64,10 +64,10 @@ def pick_format(name: str | None, out: Path | None, *, header: bool = False) -> 
         UsageError: no format has this name or suffix, or it has no room for a header.
         OutputError: its package is not installed.
     """
-    if name is None and out is None:
-        name = "table" if sys.stdout.isatty() else "ndjson"
-    elif name is None and out is not None:
+    if name is None and out is not None:
         name = name_of_suffix(out, {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes})
+    elif name is None:
+        name = "table" if sys.stdout.isatty() else "ndjson"
     if name not in FORMATS:
         raise UsageError(f"format {name!r}: not known. Use one of {', '.join(FORMATS)}")
     package = FORMATS[name].package

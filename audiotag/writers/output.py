@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from audiotag.errors import OutputError
 
+_NOT_ABOUT_SPACE = (errno.EPERM, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.EROFS)
+
 
 class Output:
     """A binary file that is written to, whose failures are `OutputError`; a closed pipe stays a BrokenPipeError."""
@@ -58,9 +60,6 @@ def output_error(name: str | os.PathLike[str], error: OSError) -> OutputError:
     elif error.errno in _NOT_ABOUT_SPACE:
         way_out = "Choose a place where you may write"
     return OutputError(f"{os.fspath(name)}: cannot be written: {error.strerror or error}. {way_out}")
-
-
-_NOT_ABOUT_SPACE = frozenset((1, 13, 20, 21, 30))  # EPERM, EACCES, ENOTDIR, EISDIR, EROFS
 
 
 @contextmanager

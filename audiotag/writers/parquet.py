@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 from audiotag.results import SCORE_DIGITS, SECONDS_DIGITS, Result
@@ -19,6 +20,8 @@ class ParquetWriter:
     def __init__(self, out: Output, *, header: Header | None) -> None:
         self._out, self._header = out, header
         self._rows: list[Row] = []
+        # pyarrow writes the end of a file also where an error has thrown its writer away. In memory that does no harm.
+        self._memory = BytesIO()
         self._file: Any = None
 
     def begin(self) -> None:
@@ -30,7 +33,8 @@ class ParquetWriter:
         types = (text, text, real, real, whole, whole, text, real, text)
         metadata = {"audiotag": json_bytes(self._header or {})}
         self._schema = pyarrow.schema(list(zip(Row._fields, types, strict=True)), metadata=metadata)
-        self._file = parquet.ParquetWriter(pyarrow.PythonFile(_ForArrow(self._out), mode="w"), self._schema)
+        self._file = parquet.ParquetWriter(pyarrow.PythonFile(self._memory, mode="w"), self._schema)
+        self._hand_on()
 
     def write(self, result: Result) -> None:
         """Keeps the rows until a group is full."""
@@ -42,6 +46,7 @@ class ParquetWriter:
         """Writes the last rows and the end of the file."""
         self._write_group()
         self._file.close()
+        self._hand_on()
         self._out.flush()
 
     def _write_group(self) -> None:
@@ -51,6 +56,12 @@ class ParquetWriter:
             columns = [list(column) for column in zip(*self._rows, strict=True)]
             self._file.write_table(pyarrow.table(columns, schema=self._schema))
             self._rows = []
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        self._out.write(self._memory.getvalue())
+        self._memory.seek(0)
+        self._memory.truncate()
 
 
 def _storable(row: Row) -> Row:
@@ -64,29 +75,3 @@ def _storable(row: Row) -> Row:
         path=text(row.path) or "", label=text(row.label), error=text(row.error), score=real(row.score, SCORE_DIGITS),
         start=real(row.start, SECONDS_DIGITS), end=real(row.end, SECONDS_DIGITS),
     )  # fmt: skip
-
-
-class _ForArrow:
-    """What pyarrow asks of a file."""
-
-    closed = False
-
-    def __init__(self, out: Output) -> None:
-        self._out = out
-        self._n_bytes = 0
-
-    def write(self, data: Any) -> int:
-        self._n_bytes += self._out.write(bytes(data))
-        return self._n_bytes
-
-    def tell(self) -> int:
-        return self._n_bytes
-
-    def flush(self) -> None:
-        self._out.flush()
-
-    def close(self) -> None:
-        pass
-
-    def writable(self) -> bool:
-        return True
