@@ -611,6 +611,43 @@ def test_a_disk_that_cannot_be_read_is_said_in_one_line() -> None:
         probe(Failing(b"RIFF"))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="libsndfile reads no descriptor there")
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_a_drive_that_is_pulled_in_the_midst_fails_instead_of_shortening_the_recording(
+    name: str, tmp_path: Path
+) -> None:
+    write_audio(tmp_path / name, noise(seconds=20, sample_rate=48000), 48000)
+    with (
+        open(tmp_path / name, "rb", buffering=0) as file,
+        open(os.devnull, "wb") as unreadable,
+        open_audio(file, sample_rate=None) as stream,
+    ):
+        blocks = iter(stream)
+        next(blocks)
+        os.dup2(unreadable.fileno(), file.fileno())
+        with pytest.raises(AudioError, match=r"^cannot be read: System error$"):
+            list(blocks)
+
+
+def test_a_file_object_that_fails_in_the_midst_fails_instead_of_shortening_the_recording(tmp_path: Path) -> None:
+    class Failing(io.BytesIO):
+        fails = False
+
+        def read(self, size: int | None = -1) -> bytes:
+            if self.fails:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    write_audio(tmp_path / "a.mp3", noise(seconds=20, sample_rate=48000), 48000)
+    file = Failing((tmp_path / "a.mp3").read_bytes())
+    with open_audio(file, sample_rate=None) as stream:
+        blocks = iter(stream)
+        next(blocks)
+        file.fails = True
+        with pytest.raises(AudioError, match=r"^cannot be read: Input/output error$"):
+            list(blocks)
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_permission_denied_is_said(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "clip.wav", tone(), 8000)

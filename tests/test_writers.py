@@ -148,6 +148,10 @@ def test_audacity() -> None:
     assert written("audacity", EVENTS).decode() == "10.000\t12.500\tDog 0.500\n61.250\t70.000\tSiren 0.750\n"
 
 
+def test_audacity_tells_the_channel_of_a_label() -> None:
+    assert written("audacity", RIGHT).decode() == "2.000\t3.000\tSiren 1.000 channel 1\n"
+
+
 def test_audacity_takes_one_recording_only() -> None:
     with pytest.raises(UsageError, match="a label track belongs to one input"):
         written("audacity", DOG, RIGHT)

@@ -72,6 +72,10 @@ class HeaderOnly(NotDecodable):
     """A decoder knows the format, but there is nothing behind the header."""
 
 
+class NotReadable(AudioError):
+    """The system cannot read on, as where a drive was pulled; the source may be whole."""
+
+
 def add_warning(warnings: list[str], warning: str) -> None:
     """Adds what is not said yet."""
     if warning not in warnings:

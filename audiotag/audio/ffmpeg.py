@@ -19,6 +19,7 @@ from audiotag.audio.decoder import (
     AudioInfo,
     FloatArray,
     NotDecodable,
+    NotReadable,
     add_warning,
     check_claims,
     check_end,
@@ -114,6 +115,8 @@ class AvDecoder:
         try:
             yield from self._container.demux(self._stream)
         except _AV_ERRORS as error:
+            if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):  # of the file, not of FFmpeg
+                raise NotReadable(f"cannot be read: {_av_reason(error)}") from error
             self._note_damage(f"is damaged, the rest was not read ({_av_reason(error)})")
 
     def _note_damage(self, warning: str) -> None:

@@ -15,6 +15,7 @@ from audiotag.audio.decoder import (
     FloatArray,
     HeaderOnly,
     NotDecodable,
+    NotReadable,
     check_claims,
     check_end,
     frames_per_block,
@@ -29,6 +30,7 @@ MAX_PAGE_SECONDS = 40
 MAX_FRAMES_PER_BYTE = 8192
 # A size from here on (sox writes 0x7FFFFFFF less a little, ffmpeg 0xFFFFFFFF) means that the writer did not know it.
 UNKNOWN_BYTES = 0x7FFF_0000
+SYSTEM_ERROR = 2  # SF_ERR_SYSTEM of libsndfile's sndfile.h
 _PROMISE = re.compile(r"^ *(?:data|SSND|riff|Riff size|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _WAV_SIZE = re.compile(r"^(?:RIFF|data) : (\d+)$", re.MULTILINE)
 
@@ -163,8 +165,14 @@ class SoundFileDecoder:
 
     def _read_into(self, frames: FloatArray) -> int:
         """Decodes into `[frame, channel]`; the number of frames, 0 at the end."""
-        if not len(frames):
-            return 0
+        try:
+            return self._decode_into(frames) if len(frames) else 0
+        except soundfile.LibsndfileError as error:
+            if error.code == SYSTEM_ERROR:
+                raise NotReadable(f"cannot be read: {_soundfile_reason(error)}") from error
+            raise
+
+    def _decode_into(self, frames: FloatArray) -> int:
         if self.info.codec != "PCM_16":
             return int(self._sound.buffer_read_into(frames, dtype="float32"))
         # The same numbers as libsndfile's own, in a quarter of the time.

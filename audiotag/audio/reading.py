@@ -19,7 +19,15 @@ import numpy as np
 import soundfile
 import soxr
 
-from audiotag.audio.decoder import BLOCK_FRAMES, MAX_PACKET_FRAMES, AudioInfo, Decoder, FloatArray, add_warning
+from audiotag.audio.decoder import (
+    BLOCK_FRAMES,
+    MAX_PACKET_FRAMES,
+    AudioInfo,
+    Decoder,
+    FloatArray,
+    NotReadable,
+    add_warning,
+)
 from audiotag.audio.opening import Source, open_decoder
 from audiotag.audio.waveform import Waveform
 from audiotag.errors import AudioError
@@ -284,7 +292,7 @@ def _until_damage(decoder: Decoder) -> Iterator[FloatArray]:
         while len(block := decoder.read()):
             yield block
     except AudioError as error:
-        if decoder.position == 0:
+        if decoder.position == 0 or isinstance(error, NotReadable):
             raise
         seconds = decoder.position / decoder.info.sample_rate
         add_warning(decoder.warnings, f"damaged after {seconds:.3f} s, the rest was not read ({error})")

@@ -24,10 +24,12 @@ class AudacityWriter:
         if self._path not in (None, result.path):
             raise UsageError("format audacity: a label track belongs to one input. Use raven or csv for several")
         self._path = result.path
-        tagged = (row for row in rows_of(result) if row.label is not None)
-        lines = (f"{row.start:.3f}\t{row.end:.3f}\t{_one_cell(row.label)} {row.score:.3f}\n" for row in tagged)
-        self._out.write(raw_bytes("".join(lines)))
+        self._out.write(raw_bytes("".join(self._line(row) for row in rows_of(result) if row.label is not None)))
         self._out.flush()
+
+    def _line(self, row: Row) -> str:
+        channel = "" if row.channel is None else f" channel {row.channel}"
+        return f"{row.start:.3f}\t{row.end:.3f}\t{_one_cell(row.label)} {row.score:.3f}{channel}\n"
 
     def end(self) -> None:
         """Nothing comes after the last line."""
