@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,22 @@ def test_verify_finds_a_damaged_file_without_the_network(server: HubServer, run_
     assert [row["file"] for row in json.loads(ran.stdout) if row["status"] == "damaged"] == [ONNX]
     assert server.requests == []
     assert run_audiotag("models", "pull", ID, "-q").code == 0  # the way out
+    assert run_audiotag("models", "verify", ID).code == 0
+
+
+def test_verify_knows_files_that_the_client_shares_between_repositories(server: HubServer, run_audiotag: Run) -> None:
+    run_audiotag("models", "pull", ID, "-q")
+    # As huggingface_hub 2.4 lays out what came from Xet: the blob leads on to a file that is named by Xet's own hash.
+    blob = (hub.hub_cache() / "models--org--tiny" / "snapshots" / commit_of(server) / ONNX).resolve()
+    shared = hub.hub_cache() / "blobs" / "ab" / ("ab" * 32)
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(os.path.relpath(shared, blob.parent))
+    ran = run_audiotag("models", "verify", ID, "-f", "json")
+    assert {row["file"] for row in json.loads(ran.stdout) if row["status"] != "ok"} == set()
+    shared.write_bytes(b"bad")
+    assert run_audiotag("models", "verify", ID).code == 1
+    assert run_audiotag("models", "pull", ID, "-q").code == 0
     assert run_audiotag("models", "verify", ID).code == 0
 
 
