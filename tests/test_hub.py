@@ -233,6 +233,31 @@ def test_a_moved_branch_brings_the_new_commit_with_update_only(server: HubServer
     assert resolve_model(ID, engine=CPU).revision == new
 
 
+def test_a_moved_branch_brings_no_new_commit_where_another_engine_needs_another_file(
+    server: HubServer, files: dict[str, bytes]
+) -> None:
+    old = server.publish(ID, files)
+    resolve_model(ID, engine=CPU)
+    server.publish(ID, {**files, ONNX: b"better", ONNX_INT8: b"better"})
+    completed = resolve_model(ID, engine=EngineOptions(device="cpu", precision="int8"))
+    assert (completed.revision, completed.file(ONNX_INT8).read_bytes()) == (old, BYTES[ONNX_INT8])
+    assert resolve_model(ID, engine=CPU, offline=True).revision == old
+
+
+def test_a_commit_that_the_hub_has_no_more_says_how_to_get_the_newest(
+    server: HubServer, files: dict[str, bytes]
+) -> None:
+    old = server.publish(ID, files)
+    resolve_model(ID, engine=EngineOptions(engine="torch"))
+    server.publish(ID, {**files, ONNX: b"better"})
+    del server.files[old]  # a rewritten history
+    assert failure() == (
+        f"{ID}@{old}: the Hub has no such commit. Check what follows the @, "
+        f"or run `audiotag models pull {ID}` for the newest"
+    )
+    assert pull(HubId(repo=ID)).file(ONNX).read_bytes() == b"better"
+
+
 def test_a_cache_made_by_the_clients_own_download_is_found(server: HubServer, files: dict[str, bytes]) -> None:
     from huggingface_hub import snapshot_download
 
