@@ -59,6 +59,9 @@ def _meaning(hub_id: HubId, error: BaseException, status: int) -> str:
         return f"the Hub has no such commit. Check what follows the @, or run {newest} for the newest"
     if kind == "RevisionNotFoundError":
         return f"the model has no revision {hub_id.revision!r}. Check what follows the @"
+    if status == 401 and "Invalid credentials" in str(error):  # which the Hub answers for public models, too
+        way = f"Set HF_TOKEN to another, or have none (`hf auth logout`), and run {hub_id.pull_line}"
+        return f"the token is not valid (HTTP 401): it has expired, or is misspelt. {way}"
     if status == 401:
         return (
             "is not on the Hub, or is private and needs a token (HTTP 401). "
