@@ -282,6 +282,15 @@ def test_update_and_offline_contradict_each_other() -> None:
         resolve_model(ID, update=True, offline=True)
 
 
+def test_an_update_that_the_environment_forbids_says_so(
+    server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.publish(ID, files)
+    resolve_model(ID, engine=CPU)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert failure(update=True) == "org/tiny: HF_HUB_OFFLINE is set. Unset it and run `audiotag models pull org/tiny`"
+
+
 # --- faults ---
 
 
