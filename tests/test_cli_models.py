@@ -204,6 +204,20 @@ def test_rm_minds_no_file_that_another_program_left_among_the_revisions(server: 
     assert json.loads(ran.stdout)[0]["revisions"] == [commit_of(server)]
 
 
+@pytest.mark.parametrize("lost", ["file", "revision"])
+def test_rm_of_what_is_damaged_says_what_to_remove(lost: str, server: HubServer, run_audiotag: Run) -> None:
+    run_audiotag("models", "pull", ID, "-q")
+    storage = hub.hub_cache() / "models--org--tiny"
+    if lost == "file":
+        (storage / "snapshots" / commit_of(server) / ONNX).resolve().unlink()
+    else:
+        (storage / "refs" / "v2").write_text("a" * 40)  # as a download that was cut off leaves it
+    ran = run_audiotag("models", "rm", ID, "--yes")
+    assert (ran.code, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+    assert "is damaged in the cache: " in ran.stderr
+    assert ran.stderr.endswith(f"Remove the folder {storage}\n")
+
+
 def test_rm_of_a_revision_leaves_the_others(server: HubServer, run_audiotag: Run) -> None:
     server.publish(ID, {**server.files[commit_of(server)], ONNX: b"second"}, ref="v2")
     run_audiotag("models", "pull", ID, f"{ID}@v2", "-q")
