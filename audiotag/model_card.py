@@ -37,7 +37,7 @@ def write_model_card(folder: Path, config: ModelConfig) -> None:
     partial = folder / (CARD + ".partial")
     notes = (folder / NOTES).read_text(encoding="utf-8") if (folder / NOTES).exists() else ""
     card = model_card(config, has_credits=(folder / "CREDITS.csv").exists(), notes=notes)
-    partial.write_text(card, encoding="utf-8")
+    partial.write_text(card, encoding="utf-8", errors="backslashreplace")
     partial.replace(folder / CARD)
 
 

@@ -205,6 +205,19 @@ def test_the_card_satisfies_the_hubs_own_classes(
     assert {result.metric_value for result in data.eval_results} == {0.5, 0.7, 0.9}
 
 
+def test_a_name_that_is_not_utf_8_is_no_obstacle(tiny_config: ModelConfig, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    # A folder of clips, or a checkpoint, with bytes of Latin-1 in its name.
+    metrics = {"fp32": {"macro_map": 0.5, "top1": 0.7, "top5": 0.9, "n_clips": 10, "n_labels": 3, "per_label": []}}
+    config = replace(tiny_config, metrics=metrics, provenance={"data": "V\udcf6gel"})
+    write_configs(tmp_path, config)
+    write_model_card(tmp_path, config)
+    assert open_model_folder(tmp_path).config.provenance == config.provenance
+    (first, *_) = ModelCard.load(tmp_path / "README.md").data.eval_results or ()
+    assert first.dataset_name == "V\udcf6gel, held-out fold"
+
+
 def test_a_card_without_figures_satisfies_the_hub_too(tiny_config: ModelConfig) -> None:
     from huggingface_hub import ModelCard
 
