@@ -8,6 +8,7 @@ The front matter is what the Hugging Face Hub reads (https://huggingface.co/docs
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,27 @@ from audiotag.model_folder import CARD
 
 NOTES = "NOTES.md"
 
+# Licences that the Hub knows (https://huggingface.co/docs/hub/repositories-licenses, and the answer of its check of
+# cards, 2026): it refuses the upload of a card with another one, as of GPL-3.0-or-later, which has to be "other".
+HUB_LICENSES = frozenset({
+    "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
+    "bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause",
+    "bsd-3-clause-clear", "c-uda", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0",
+    "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0",
+    "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-sharing-1.0",
+    "cdla-permissive-1.0", "cdla-permissive-2.0", "wtfpl", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1",
+    "eupl-1.2", "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "isc", "lppl-1.3c",
+    "ms-pl", "mpl-2.0", "odc-by", "odbl", "openrail++", "osl-3.0", "postgresql", "ofl-1.1", "ncsa", "unlicense",
+    "zlib", "pddl", "lgpl-lr", "unknown", "other",
+})  # fmt: skip
+
 
 def write_model_card(folder: Path, config: ModelConfig) -> None:
     """Writes `README.md` into a model folder, whole or not at all."""
     partial = folder / (CARD + ".partial")
     notes = (folder / NOTES).read_text(encoding="utf-8") if (folder / NOTES).exists() else ""
     card = model_card(config, has_credits=(folder / "CREDITS.csv").exists(), notes=notes)
-    partial.write_text(card, encoding="utf-8")
+    partial.write_text(card, encoding="utf-8", errors="backslashreplace")
     partial.replace(folder / CARD)
 
 
@@ -42,7 +57,7 @@ def model_card(config: ModelConfig, *, has_credits: bool = False, notes: str = "
 
 def _front_matter(config: ModelConfig) -> str:
     values: dict[str, Any] = {
-        "license": (config.license or "other").lower(),
+        **_license(config),
         "pipeline_tag": "audio-classification",
         "library_name": "audiotag",
         "tags": ["audio-tagging", "audio-classification", "AudioRepInceptionNeXt", "onnx"],
@@ -52,6 +67,13 @@ def _front_matter(config: ModelConfig) -> str:
     # A JSON value is a YAML value; a key a line keeps the front matter readable.
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     return "\n".join(["---", *lines, "---", ""])
+
+
+def _license(config: ModelConfig) -> dict[str, str]:
+    license = (config.license or "other").lower()
+    if license in HUB_LICENSES:
+        return {"license": license}
+    return {"license": "other", "license_name": re.sub("[^a-z0-9.]+", "-", license)}
 
 
 def _model_index(config: ModelConfig) -> dict[str, Any]:

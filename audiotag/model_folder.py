@@ -241,5 +241,6 @@ def write_configs(path: Path, config: ModelConfig) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for name, values in ((CONFIG, config.to_config_dict()), (PREPROCESSOR, config.to_preprocessor_dict())):
         partial = path / (name + ".partial")
-        partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # as JSON escapes a surrogate
         partial.replace(path / name)

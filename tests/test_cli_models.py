@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,22 @@ def test_verify_finds_a_damaged_file_without_the_network(server: HubServer, run_
     assert run_audiotag("models", "verify", ID).code == 0
 
 
+def test_verify_knows_files_that_the_client_shares_between_repositories(server: HubServer, run_audiotag: Run) -> None:
+    run_audiotag("models", "pull", ID, "-q")
+    # As huggingface_hub 2.4 lays out what came from Xet: the blob leads on to a file that is named by Xet's own hash.
+    blob = (hub.hub_cache() / "models--org--tiny" / "snapshots" / commit_of(server) / ONNX).resolve()
+    shared = hub.hub_cache() / "blobs" / "ab" / ("ab" * 32)
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(os.path.relpath(shared, blob.parent))
+    ran = run_audiotag("models", "verify", ID, "-f", "json")
+    assert {row["file"] for row in json.loads(ran.stdout) if row["status"] != "ok"} == set()
+    shared.write_bytes(b"bad")
+    assert run_audiotag("models", "verify", ID).code == 1
+    assert run_audiotag("models", "pull", ID, "-q").code == 0
+    assert run_audiotag("models", "verify", ID).code == 0
+
+
 def test_verify_of_a_folder_of_ones_own_has_nothing_to_compare_with(folder: Path, run_audiotag: Run) -> None:
     ran = run_audiotag("models", "verify", folder, "-f", "json")
     assert ran.code == 0
@@ -185,6 +202,20 @@ def test_rm_minds_no_file_that_another_program_left_among_the_revisions(server: 
     ran = run_audiotag("models", "rm", ID, "--yes", "-f", "json")
     assert (ran.code, ran.stderr) == (0, "")
     assert json.loads(ran.stdout)[0]["revisions"] == [commit_of(server)]
+
+
+@pytest.mark.parametrize("lost", ["file", "revision"])
+def test_rm_of_what_is_damaged_says_what_to_remove(lost: str, server: HubServer, run_audiotag: Run) -> None:
+    run_audiotag("models", "pull", ID, "-q")
+    storage = hub.hub_cache() / "models--org--tiny"
+    if lost == "file":
+        (storage / "snapshots" / commit_of(server) / ONNX).resolve().unlink()
+    else:
+        (storage / "refs" / "v2").write_text("a" * 40)  # as a download that was cut off leaves it
+    ran = run_audiotag("models", "rm", ID, "--yes")
+    assert (ran.code, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+    assert "is damaged in the cache: " in ran.stderr
+    assert ran.stderr.endswith(f"Remove the folder {storage}\n")
 
 
 def test_rm_of_a_revision_leaves_the_others(server: HubServer, run_audiotag: Run) -> None:

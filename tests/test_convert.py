@@ -55,6 +55,17 @@ def test_each_layout_gives_the_logits_of_the_branches(dataset: str, layout: str,
     assert (found - expected).abs().max() <= SAME_LOGITS * expected.abs().max()
 
 
+def test_weights_that_were_saved_as_parameters_are_weights(tmp_path: Path) -> None:
+    state = authors.training_form("nsynth")
+    kept = {name: torch.nn.Parameter(tensor, tensor.is_floating_point()) for name, tensor in state.items()}
+    plain, parameters = (
+        read_checkpoint(authors.write_pyth(tmp_path / "c.pyth", "nsynth", each)).network.state_dict()
+        for each in (state, kept)
+    )
+    for name, tensor in plain.items():
+        torch.testing.assert_close(parameters[name], tensor, rtol=0, atol=0)
+
+
 def test_the_layouts_have_as_many_tensors_as_the_authors_files() -> None:
     state = authors.training_form("vggsound")
     assert [len(form(state)) for form in authors.LAYOUTS.values()] == [890, 954, 378]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ import pytest
 from conftest import TINY_CONFIG, Ran, chirp, noise, siren, tone
 
 from audiotag.cli.evaluate import _table
-from audiotag.config import ModelConfig
+from audiotag.config import ModelConfig, TrainConfig
 from audiotag.errors import DataError
 from audiotag.hub import resolve_model
 from audiotag.labels import LabelSet
@@ -26,6 +27,7 @@ from audiotag.thresholds import read_thresholds
 from audiotag.training.dataset import LabelledClip
 from audiotag.training.evaluate import Evaluation, measure, score_clips, tell_learnt_clips, with_known_labels
 from audiotag.training.evaluation_page import evaluation_page
+from audiotag.training.finish import provenance
 from audiotag.training.hierarchy import ancestors_of_labels
 
 RunAudiotag = Callable[..., Ran]
@@ -387,9 +389,22 @@ def test_clips_that_the_model_has_learnt_from_are_told(
 ) -> None:
     caplog.set_level(logging.WARNING, "audiotag")
     clips = [clip("a", "Dog"), clip("b", "Siren")]
-    provenance = {"data": "m.csv", "n_clips": 2, "recipe": {"fold": "2"}, **made}
-    tell_learnt_clips(replace(TINY_CONFIG, provenance=provenance), Path("data") / data, clips, fold=fold)
+    known = {"data": "m.csv", "n_clips": 2, "recipe": {"fold": "2"}, **made}
+    tell_learnt_clips(replace(TINY_CONFIG, provenance=known), Path("data") / data, clips, fold=fold)
     assert caplog.messages == ([] if complaint is None else [f"the model {complaint}"])
+
+
+def test_data_that_are_the_working_folder_have_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "birds").mkdir()
+    monkeypatch.chdir(tmp_path / "birds")
+    clips = [clip("a", "Dog"), clip("b", "Siren")]
+    made = provenance(Path(), TrainConfig(), clips, Counter(), 1)
+    assert made["data"] == "birds"
+    tell_learnt_clips(replace(TINY_CONFIG, provenance=made), tmp_path / "birds", clips, fold=None)
+    tell_learnt_clips(replace(TINY_CONFIG, provenance=made), Path(), clips, fold=None)
+    assert len(caplog.messages) == 2
 
 
 def test_html_goes_to_a_file(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:

@@ -234,6 +234,31 @@ def test_a_moved_branch_brings_the_new_commit_with_update_only(server: HubServer
     assert resolve_model(ID, engine=CPU).revision == new
 
 
+def test_a_moved_branch_brings_no_new_commit_where_another_engine_needs_another_file(
+    server: HubServer, files: dict[str, bytes]
+) -> None:
+    old = server.publish(ID, files)
+    resolve_model(ID, engine=CPU)
+    server.publish(ID, {**files, ONNX: b"better", ONNX_INT8: b"better"})
+    completed = resolve_model(ID, engine=EngineOptions(device="cpu", precision="int8"))
+    assert (completed.revision, completed.file(ONNX_INT8).read_bytes()) == (old, BYTES[ONNX_INT8])
+    assert resolve_model(ID, engine=CPU, offline=True).revision == old
+
+
+def test_a_commit_that_the_hub_has_no_more_says_how_to_get_the_newest(
+    server: HubServer, files: dict[str, bytes]
+) -> None:
+    old = server.publish(ID, files)
+    resolve_model(ID, engine=EngineOptions(engine="torch"))
+    server.publish(ID, {**files, ONNX: b"better"})
+    del server.files[old]  # a rewritten history
+    assert failure() == (
+        f"{ID}@{old}: the Hub has no such commit. Check what follows the @, "
+        f"or run `audiotag models pull {ID}` for the newest"
+    )
+    assert pull(HubId(repo=ID)).file(ONNX).read_bytes() == b"better"
+
+
 def test_a_cache_made_by_the_clients_own_download_is_found(server: HubServer, files: dict[str, bytes]) -> None:
     from huggingface_hub import snapshot_download
 
@@ -256,6 +281,15 @@ def test_what_an_earlier_run_left_unfinished_is_completed(server: HubServer, fil
 def test_update_and_offline_contradict_each_other() -> None:
     with pytest.raises(UsageError, match="contradict"):
         resolve_model(ID, update=True, offline=True)
+
+
+def test_an_update_that_the_environment_forbids_says_so(
+    server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.publish(ID, files)
+    resolve_model(ID, engine=CPU)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert failure(update=True) == "org/tiny: HF_HUB_OFFLINE is set. Unset it and run `audiotag models pull org/tiny`"
 
 
 # --- faults ---
@@ -299,6 +333,7 @@ def test_offline_never_asks(server: HubServer, files: dict[str, bytes]) -> None:
     [
         (401, {}, "HF_TOKEN"),
         (401, {"X-Error-Code": "RepoNotFound"}, "HF_TOKEN"),
+        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "token is not valid (HTTP 401)"),
         (403, {"X-Error-Code": "GatedRepo"}, "gated"),
         (404, {"X-Error-Code": "RepoNotFound"}, "neither a folder here nor on the Hub"),
         (404, {"X-Error-Code": "RevisionNotFound"}, "has no revision 'main'"),

@@ -183,21 +183,39 @@ def test_parameters_are_those_of_a_fused_network(tiny_network: Any, tiny_config:
     assert tiny_config.network.n_parameters == fused
 
 
-@pytest.mark.parametrize("license_name", [None, "CC-BY-SA-4.0"])
+@pytest.mark.parametrize(("spdx", "hub_license", "hub_license_name"), [
+    (None, "other", None),
+    ("CC-BY-SA-4.0", "cc-by-sa-4.0", None),
+    ("GPL-3.0-or-later", "other", "gpl-3.0-or-later"),
+    ("CC-BY-4.0 AND MIT", "other", "cc-by-4.0-and-mit"),
+])  # fmt: skip
 def test_the_card_satisfies_the_hubs_own_classes(
-    tiny_config: ModelConfig, tmp_path: Path, license_name: str | None
+    tiny_config: ModelConfig, tmp_path: Path, spdx: str | None, hub_license: str, hub_license_name: str | None
 ) -> None:
     from huggingface_hub import ModelCard
 
     metrics = {"fp32": {"macro_map": 0.5, "micro_map": 0.6, "top1": 0.7, "top5": 0.9, "n_clips": 10, "n_labels": 3,
                         "per_label": []}}  # fmt: skip
-    config = replace(tiny_config, license=license_name, metrics=metrics, provenance={"data": "FSD"})
+    config = replace(tiny_config, license=spdx, metrics=metrics, provenance={"data": "FSD"})
     write_model_card(tmp_path, config)
     data = ModelCard.load(tmp_path / "README.md").data
     assert (data.pipeline_tag, data.library_name) == ("audio-classification", "audiotag")
-    assert data.license == (license_name or "other").lower()
+    assert (data.license, data.license_name) == (hub_license, hub_license_name)
     assert data.eval_results is not None
     assert {result.metric_value for result in data.eval_results} == {0.5, 0.7, 0.9}
+
+
+def test_a_name_that_is_not_utf_8_is_no_obstacle(tiny_config: ModelConfig, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    # A folder of clips, or a checkpoint, with bytes of Latin-1 in its name.
+    metrics = {"fp32": {"macro_map": 0.5, "top1": 0.7, "top5": 0.9, "n_clips": 10, "n_labels": 3, "per_label": []}}
+    config = replace(tiny_config, metrics=metrics, provenance={"data": "V\udcf6gel"})
+    write_configs(tmp_path, config)
+    write_model_card(tmp_path, config)
+    assert open_model_folder(tmp_path).config.provenance == config.provenance
+    (first, *_) = ModelCard.load(tmp_path / "README.md").data.eval_results or ()
+    assert first.dataset_name == "V\udcf6gel, held-out fold"
 
 
 def test_a_card_without_figures_satisfies_the_hub_too(tiny_config: ModelConfig) -> None:

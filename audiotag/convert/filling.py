@@ -50,7 +50,8 @@ def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], names: Mappi
     check_fit(tensors, {names[name]: tensor for name, tensor in network.state_dict().items()}, path)
     found = {name: tensors[names[name]] for name in names}
     network.load_state_dict(
-        {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in found.items()}, assign=True
+        {name: tensor.detach().double() if tensor.is_floating_point() else tensor for name, tensor in found.items()},
+        assign=True,
     )
 
 

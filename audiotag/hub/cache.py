@@ -64,7 +64,11 @@ def remove_cached(hub_id: HubId, *, whole: bool) -> tuple[tuple[str, ...], int]:
 
     hush()
     try:
-        removal = scan_cache_dir(hub_cache()).delete_revisions(*commits)
+        found = scan_cache_dir(hub_cache())
+        if ("model", hub_id.repo) not in ((repo.repo_type, repo.repo_id) for repo in found.repos):
+            what = "is damaged in the cache: a file, or a revision that a name leads to, is missing"
+            raise HubError(f"{hub_id}: {what}. Remove the folder {hub_id.storage}")
+        removal = found.delete_revisions(*commits)
         removal.execute()
         if any((snapshots / name).exists() for name in commits):  # the client only logs this
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

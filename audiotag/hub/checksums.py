@@ -20,8 +20,11 @@ from audiotag.model_folder import WEIGHTS, ModelFolder, sha256_of
 
 
 def recorded_checksum(path: Path) -> str:
-    """What the Hub recorded for a file of the cache: blobs are named after it. Empty where that is not known."""
-    name = path.resolve().name if path.is_symlink() else ""
+    """What the Hub recorded for a file of the cache: blobs are named after it. Empty where that is not known.
+
+    A blob may be a link itself, to where the client keeps what several repositories have: under Xet's hash, not ours.
+    """
+    name = path.readlink().name if path.is_symlink() else ""
     return name if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name) else ""
 
 

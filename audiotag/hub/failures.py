@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from audiotag.errors import HubError
-from audiotag.hub.names import HubId
+from audiotag.hub.names import COMMIT, HubId
 from audiotag.hub.places import hub_cache
 
 
@@ -53,8 +54,14 @@ def _meaning(hub_id: HubId, error: BaseException, status: int) -> str:
             f"access is refused (HTTP {status}): the model is gated, or the token lacks a permission. "
             f"Ask for access on its page, set HF_TOKEN and run {hub_id.pull_line}"
         )
+    if kind == "RevisionNotFoundError" and COMMIT.fullmatch(hub_id.revision):
+        newest = replace(hub_id, revision="main").pull_line
+        return f"the Hub has no such commit. Check what follows the @, or run {newest} for the newest"
     if kind == "RevisionNotFoundError":
         return f"the model has no revision {hub_id.revision!r}. Check what follows the @"
+    if status == 401 and "Invalid credentials" in str(error):  # which the Hub answers for public models, too
+        way = f"Set HF_TOKEN to another, or have none (`hf auth logout`), and run {hub_id.pull_line}"
+        return f"the token is not valid (HTTP 401): it has expired, or is misspelt. {way}"
     if status == 401:
         return (
             "is not on the Hub, or is private and needs a token (HTTP 401). "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,9 +63,10 @@ def _resolve_on_hub(hub_id: HubId, engine: EngineOptions, *, update: bool, offli
     cached = None if commit is None else _usable_cached(hub_id, commit, engine)
     if cached is not None:
         return cached
-    if offline or is_offline():
+    if not update and (offline or is_offline()):
         return _offline_rest(hub_id, commit, engine)
-    return pull(hub_id, engine=engine)
+    # What is missing comes from the commit that the branch was: only `update` and `models pull` ask for a newer one.
+    return pull(hub_id if commit is None else replace(hub_id, revision=commit), engine=engine)
 
 
 def _usable_cached(hub_id: HubId, commit: str, engine: EngineOptions) -> ModelFolder | None:

@@ -193,7 +193,7 @@ def tell_learnt_clips(model: ModelConfig, data: Path, all_clips: Sequence[Labell
     Its data are told by their name and number of clips. A refitted model has learnt from every fold.
     """
     made = model.provenance
-    if (made.get("data"), made.get("n_clips")) != (data.name, len(all_clips)):
+    if (made.get("data"), made.get("n_clips")) != (data.resolve().name, len(all_clips)):
         return
     if "refit" in made:
         logger.warning("the model has learnt from all of these clips: expect less on others")

@@ -98,7 +98,7 @@ def provenance(
     return {
         "made_by": f"audiotag {__version__} train",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "data": data.name,
+        "data": data.resolve().name,
         "n_clips": len(clips),
         "n_clips_unreadable": n_unreadable,
         "n_clips_held_out": sum(clip.fold == config.fold for clip in clips),
