@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,13 @@ class ModelFolder:
         if self.weights_sha256 is not None:
             return self.weights_sha256
         return sha256_of(self.file(next((name for name in (WEIGHTS, ONNX, ONNX_INT8) if self.has(name)), WEIGHTS)))
+
+    @cached_property
+    def config_sha256(self) -> str:
+        """Checksum in hex of what the configuration says of results: labels, thresholds, windows, but no figures."""
+        config = replace(self.config, int8_map_loss=None, license=None, provenance={}, metrics={})
+        values = {**config.to_config_dict(), **config.to_preprocessor_dict()}
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

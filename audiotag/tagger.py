@@ -77,7 +77,9 @@ class Tagger:
     def run_header(self, options: TagOptions) -> dict[str, Any]:
         """What a result has to say about its run: version, model, options, and what `auto` became."""
         model, parameters = self.model, {**asdict(options), **facts_of(self.engine)}
-        return run_header(model=model.name, revision=model.revision, sha256=model.sha256, parameters=parameters)
+        header = run_header(model=model.name, revision=model.revision, sha256=model.sha256, parameters=parameters)
+        # Labels and thresholds may change where the weights do not.
+        return {**header, "config_sha256": model.config_sha256}
 
     def tag(
         self,

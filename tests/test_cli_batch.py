@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from sounds import write_audio
 
 from audiotag.cli.interruption import resume_command
 from audiotag.journal import JournaledFile
+from audiotag.model_folder import open_model_folder, write_configs
 
 RunAudiotag = Callable[..., Ran]
 WriteWav = Callable[..., Path]
@@ -303,6 +306,23 @@ def test_resume_of_a_finished_run_does_nothing_and_says_so(
     assert last_line(ran).startswith("3 ok, 0 empty, 1 failed;")
     ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume", "-k", "1")
     assert (ran.code, "top_k was 5, is 1" in ran.stderr) == (1, True)
+
+
+def test_resume_with_other_thresholds_in_the_model_s_configuration_is_refused(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav, tiny_model_folder: Path
+) -> None:
+    shutil.copytree(tiny_model_folder, tmp_path / "model")
+    arguments = ("batch", "in", "--model", "model", "--out", "out.csv")
+    run_audiotag(*arguments, "-q")
+    config = open_model_folder(tmp_path / "model").config
+    write_configs(tmp_path / "model", replace(config, metrics={"fp32": {}}))  # nothing that changes a result
+    assert run_audiotag(*arguments, "--resume").code == 3
+    write_wav("in/b.wav", tone())
+    write_configs(tmp_path / "model", replace(config, thresholds=(0.9,) * len(config.labels)))
+    before = (tmp_path / "out.csv").read_bytes()
+    ran = run_audiotag(*arguments, "--resume")
+    assert (ran.code, (tmp_path / "out.csv").read_bytes()) == (1, before)
+    assert "was begun with other settings: config_sha256 was" in ran.stderr
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "ndjson"])
