@@ -29,7 +29,7 @@ TINY_RATE = 8000  # Hz, the tiny model's
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No setting of the person who runs the tests reaches them, and nothing is written to their home."""
     for name in list(os.environ):
-        if name.startswith(("HF_", "AUDIOTAG_", "HUGGING_FACE_")):
+        if name.startswith(("HF_", "AUDIOTAG_", "HUGGING", "TRANSFORMERS_")) or name.upper().endswith("_PROXY"):
             monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
