@@ -110,16 +110,6 @@ def stereo(left: FloatArray, right: FloatArray) -> FloatArray:
     return np.stack([left, right], axis=1)
 
 
-SOUNDS: dict[str, Callable[[], FloatArray]] = {
-    "tone": tone,
-    "chirp": chirp,
-    "click_train": click_train,
-    "siren": siren,
-    "silence": silence,
-    "one_sample": lambda: np.array([0.5], dtype=np.float32),
-}
-
-
 @pytest.fixture
 def write_wav(tmp_path: Path) -> Callable[..., Path]:
     """Writes samples (`[sample]` or `[sample, channel]`) under `tmp_path` and gives the path."""
