@@ -10,6 +10,7 @@ import typer
 from audiotag import __version__
 from audiotag.cli import options
 from audiotag.errors import UsageError
+from audiotag.options import EngineOptions
 from audiotag.writers import visible
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def bench(
     from audiotag import benchmark
     from audiotag.hub import resolve_model
 
-    folder = resolve_model(model, offline=offline)
+    folder = resolve_model(model, offline=offline, engine=EngineOptions())
     measure = benchmark.measure_startup if startup else benchmark.tune if tune else benchmark.measure
     if form == "json":
         shown = [found.to_dict() for found in measure(folder)]

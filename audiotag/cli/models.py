@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -177,17 +176,17 @@ def verify_models(
 
     Example: audiotag models verify org/name
     """
-    rows = [row for folder in _to_verify(wanted or [], offline=offline) for row in _verified(folder, offline=offline)]
+    rows = [row for folder in _to_verify(wanted or []) for row in _verified(folder, offline=offline)]
     _show(rows, form, ("status", "name", "file", "checksum"))
     is_damaged = any(row["status"] == "damaged" for row in rows)
     return ExitCode.COULD_NOT_RUN if is_damaged else ExitCode.OK
 
 
-def _to_verify(wanted: Sequence[str], *, offline: bool) -> Iterator[ModelFolder]:
+def _to_verify(wanted: Sequence[str]) -> Iterator[ModelFolder]:
     if not wanted:
         yield from (folder for _, folder in cached_models())
     for name in wanted:
-        yield resolve_model(name, offline=True if parse_hub_id(name) and not Path(name).is_dir() else offline)
+        yield resolve_model(name, offline=True)
 
 
 def _verified(folder: ModelFolder, *, offline: bool) -> Iterator[dict[str, Any]]:
