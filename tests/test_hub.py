@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 from hub_server import Fault, HubServer, checksum, hub_server
 
+import audiotag.export
 from audiotag import hub
 from audiotag.config import ModelConfig
 from audiotag.errors import HubError, ModelError, UsageError
 from audiotag.hub import HubId, cached_commit, exporting, parse_hub_id, pull, resolve_model
-from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, write_configs
+from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, ModelFolder, write_configs
 from audiotag.options import EngineOptions, has_gpu
 
 ID = "org/tiny"
@@ -566,6 +567,22 @@ def test_missing_onnx_is_exported_once_and_a_damaged_export_is_made_again(
     folder.file(ONNX).write_bytes(b"half")
     again = resolve_model(ID, engine=CPU, offline=True)
     assert again.file(ONNX).read_bytes() == (tiny_model_folder / ONNX).read_bytes()
+
+
+def test_two_processes_may_export_the_same_model_at_once(
+    server: HubServer, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = (CONFIG, PREPROCESSOR, WEIGHTS)
+    server.publish(ID, {name: (tiny_model_folder / name).read_bytes() for name in names})
+    export_folder, of_the_other = audiotag.export.export_folder, list[int]()
+
+    def export_while_another_does(folder: ModelFolder) -> None:
+        monkeypatch.setattr("audiotag.export.export_folder", export_folder)
+        of_the_other.append(resolve_model(ID, engine=CPU).file(ONNX).stat().st_ino)
+        export_folder(folder)
+
+    monkeypatch.setattr("audiotag.export.export_folder", export_while_another_does)
+    assert [resolve_model(ID, engine=CPU).file(ONNX).stat().st_ino] == of_the_other, "which may be reading it"
 
 
 def test_missing_onnx_without_torch_says_what_to_install(

@@ -73,7 +73,8 @@ def export(folder: ModelFolder) -> ModelFolder:
                 shutil.copyfile(folder.file(name), partial / name)
             export_folder(replace(folder, path=partial))
             _checksum_file(partial).write_text(sha256_of(partial / ONNX) + "\n", encoding="utf-8")
-            shutil.rmtree(target, ignore_errors=True)  # an earlier one that did not match its checksum
+            if open_exported(folder) is None:  # another process may have made one meanwhile, and read it
+                shutil.rmtree(target, ignore_errors=True)  # an earlier one that did not match its checksum
             if not target.exists():
                 partial.rename(target)
     except OSError as error:
