@@ -187,11 +187,16 @@ def test_fuse_calibrates_int8_on_a_folder_of_sound(nsynth: Path, tmp_path: Path,
 def test_overwrite_replaces_a_model_and_nothing_else(nsynth: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     convert(nsynth, out)
-    (out / "old").touch()
     with pytest.raises(OutputError, match="--overwrite"):
         convert(nsynth, out)
+    (out / ONNX_INT8).write_bytes(b"of the model before")
     convert(nsynth, out, overwrite=True)
-    assert not (out / "old").exists()
+    assert not (out / ONNX_INT8).exists()
+    (out / ".git").mkdir()
+    (out / ".git" / "HEAD").touch()
+    with pytest.raises(OutputError, match=r"model: holds \.git/HEAD too, which fuse would delete"):
+        convert(nsynth, out, overwrite=True)
+    assert (out / ".git" / "HEAD").exists()
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").touch()
     with pytest.raises(OutputError, match="is no model folder"):
