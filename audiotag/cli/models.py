@@ -26,7 +26,7 @@ from audiotag.hub import (
     is_intact,
     names_of,
     parse_hub_id,
-    pull_many,
+    pull,
     remove_cached,
     resolve_model,
 )
@@ -133,7 +133,7 @@ def pull_models(
     options.set_verbosity(quiet=quiet, verbose=False)
     engine = None if precision is None else EngineOptions(engine="onnx", device="cpu", precision=precision)  # type: ignore[arg-type]
     wanted = [_hub_id(text) for text in ids]
-    rows = [_row(folder, [hub_id.revision]) for hub_id, folder in pull_many(wanted, engine=engine)]
+    rows = [_row(pull(hub_id, engine=engine), [hub_id.revision]) for hub_id in wanted]
     _show(rows, form, ("name", "revision", "labels", "bytes", "path"))
 
 
