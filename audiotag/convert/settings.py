@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from audiotag.config import Padding
 from audiotag.errors import CheckpointError
 from audiotag.published import AudioRecipe
 
@@ -55,7 +56,7 @@ class Settings:
         """The authors' name of the data set, in lower case."""
         return str(self._get("TRAIN", "DATASET")).lower() if self._has("TRAIN", "DATASET") else None
 
-    def audio(self, padding: Any) -> AudioRecipe:
+    def audio(self, padding: Padding) -> AudioRecipe:
         """How audio was cut and transformed; the padding rule is in the authors' code, by data set."""
         return AudioRecipe(
             sample_rate=round(self._number("AUDIO_DATA", "SAMPLING_RATE")),
