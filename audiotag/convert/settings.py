@@ -18,7 +18,11 @@ MAX_ALIASES = 20  # of YAML; a list of ten lists of ten, nine times over, would 
 
 
 class Settings:
-    """The YAML text `cfg` inside an authors' checkpoint; asks for what is needed, strictly."""
+    """The YAML text `cfg` inside an authors' checkpoint; asks for what is needed, strictly.
+
+    Raises:
+        CheckpointError: the text cannot be read or, from each method, what is asked for is missing or no such value.
+    """
 
     def __init__(self, text: Any, path: Path) -> None:
         self._path = path

@@ -28,7 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 def with_onnx(folder: ModelFolder, engine: EngineOptions) -> ModelFolder:
-    """The folder with the ONNX file that an engine needs, as an earlier run or this one makes it."""
+    """The folder with the ONNX file that an engine needs, as an earlier run or this one makes it.
+
+    Raises:
+        HubError: it needs int8, which takes sound to make.
+        ModelError: what `export` raises.
+    """
     exported = open_exported(folder) or export(folder)
     if not has_needed(exported, engine):
         raise HubError(f"{folder.name}: has no {ONNX_INT8}. Use --precision fp32")
@@ -57,7 +62,12 @@ def open_exported(folder: ModelFolder) -> ModelFolder | None:
 
 
 def export(folder: ModelFolder) -> ModelFolder:
-    """Exports a model's weights once, in a folder that appears whole or not at all."""
+    """Exports a model's weights once, in a folder that appears whole or not at all.
+
+    Raises:
+        HubError: PyTorch is not installed.
+        ModelError: the weights do not fit, or the cache cannot be written.
+    """
     if find_spec("torch") is None or find_spec("onnx") is None:
         raise HubError(f"{folder.name}: has no ONNX file, and making one needs PyTorch. {install_line('torch')}")
     from audiotag.export import export_folder

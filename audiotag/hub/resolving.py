@@ -50,7 +50,11 @@ def resolve_model(
 
 
 def embedded_folder() -> Path:
-    """Where the embedded default lies: inside an installed wheel, or beside the package in a checkout."""
+    """Where the embedded default lies: inside an installed wheel, or beside the package in a checkout.
+
+    Raises:
+        ModelError: it is in neither place.
+    """
     package = Path(__file__).parents[1]
     places = (package / "_weights" / DEFAULT, package.parent / "weights" / DEFAULT)
     found = next((place for place in places if (place / CONFIG).is_file()), None)
