@@ -40,17 +40,6 @@ class Subset:
     sources: tuple[str, ...] = ()
 
 
-# The labels of ESC-10's classes, as its author names them: dog bark, rain, sea waves, baby cry, clock tick, person
-# sneeze, helicopter, chainsaw, rooster, fire crackling (Piczak: "ESC: Dataset for environmental sound classification",
-# ACM Multimedia 2015).
-ESC10 = Subset(
-    name="ESC-10",
-    labels=("Bark", "Rain", "Waves, surf", "Baby cry, infant cry", "Tick", "Sneeze", "Helicopter", "Chainsaw",
-            "Crowing, cock-a-doodle-doo", "Crackle"),
-    sources=("esc10",),
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class _Scored:
     """Scores `[clip, class]` of one precision, the clips they are of, and how many clips could not be read."""
