@@ -50,7 +50,7 @@ def bench(
         typer.echo(json.dumps({**about, "measures": shown}, indent=2))
         return
     columns = f"{'stage':<14} {'ms a clip':>9} {'x real time':>11} {'share':>6}"
-    typer.echo(f"{columns}  of a clip of 5 s, {visible(folder.name)}")
+    typer.echo(f"{columns}  of a clip of {benchmark.CLIP_SECONDS:g} s, {visible(folder.name)}")
     for found in measure(folder):
         typer.echo(_line(found))
 
