@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from audiotag.config import ModelConfig, TrainConfig
 from audiotag.export import write_weights
 from audiotag.model_folder import write_configs
 from audiotag.network import AudioRepInceptionNeXt, fuse
+from audiotag.options import core_count
 from audiotag.training.batches import Data
 from audiotag.training.calibration import calibration_errors, fit_platt, fold_into_head
 from audiotag.training.checkpoint import comparable, load_checkpoint
@@ -98,7 +98,7 @@ def provenance(
         "n_clips_of_license": dict(sorted(_clips_by_license(credits).items())),
         "recipe": comparable(config),
         "steps_of_kept_weights": step,
-        "threads": os.cpu_count(),
+        "threads": core_count(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
 
