@@ -37,6 +37,7 @@ def test_a_folder_gives_each_sub_folders_name_as_the_label(write_wav: Write, tmp
     write_wav("data/dog/one.wav", tone())
     write_wav("data/dog/deep/two.wav", tone())
     write_wav("data/cat/one.wav", tone())
+    write_wav("data/.trash/three.wav", tone())
     (tmp_path / "data/dog/notes.txt").write_text("not audio")
     clips = read_dataset(tmp_path / "data")
     assert [(clip.path.name, clip.labels) for clip in clips] == [
