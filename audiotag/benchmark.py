@@ -323,7 +323,12 @@ print(json.dumps(laps))
 
 
 def measure_startup(folder: ModelFolder) -> Iterator[Measure]:
-    """From a cold process to the tags of one clip, part by part, then `predict` and `--help` as a shell sees them."""
+    """From a cold process to the tags of one clip, part by part, then `predict` and `--help` as a shell sees them.
+
+    Raises:
+        ModelError: the model has no file for the CPU.
+    """
+    open_engine(folder, EngineOptions(device="cpu"))  # what fails in another process is no line of ours
     with tempfile.TemporaryDirectory(prefix="audiotag-bench-") as scratch:
         path = write_clips(Path(scratch))["WAV"]
         bare = seconds_of(lambda: _python("-c", ""))

@@ -59,7 +59,7 @@ FLOAT_NODES = (STEM, "pool", "stages.0.0.reduce", OUTPUT)
 
 # Largest difference of a logit from torch's, relative to the largest logit: float32 in another order of summation.
 FP32_TOLERANCE = 1e-4
-# Least correlation of int8 logits with the float32 ones over the calibration windows. Below it something is broken;
+# Least correlation of int8 logits with the float32 ones over the first calibration batch. Below it something is broken;
 # what int8 costs is measured on labelled clips.
 LEAST_INT8_CORRELATION = 0.9
 

@@ -16,6 +16,7 @@ from audiotag.config import ModelConfig, Padding
 from audiotag.model_folder import CARD
 
 NOTES = "NOTES.md"
+CREDITS = "CREDITS.csv"  # `training` writes it
 
 # Licences that the Hub knows (https://huggingface.co/docs/hub/repositories-licenses, and the answer of its check of
 # cards, 2026): it refuses the upload of a card with another one, as of GPL-3.0-or-later, which has to be "other".
@@ -36,7 +37,7 @@ def write_model_card(folder: Path, config: ModelConfig) -> None:
     """Writes `README.md` into a model folder, whole or not at all."""
     partial = folder / (CARD + ".partial")
     notes = (folder / NOTES).read_text(encoding="utf-8") if (folder / NOTES).exists() else ""
-    card = model_card(config, has_credits=(folder / "CREDITS.csv").exists(), notes=notes)
+    card = model_card(config, has_credits=(folder / CREDITS).exists(), notes=notes)
     partial.write_text(card, encoding="utf-8", errors="backslashreplace")
     partial.replace(folder / CARD)
 
@@ -259,6 +260,6 @@ def _provenance(config: ModelConfig, *, has_credits: bool) -> str:
     facts = {key: value for key, value in config.provenance.items() if key != "n_clips_of_label"}
     lines = ["## Provenance", "", "```json", json.dumps(facts, indent=2, ensure_ascii=False), "```", ""]
     if has_credits:
-        lines += ["Everyone whose recordings the model was trained on is named in [CREDITS.csv](CREDITS.csv), with "
+        lines += [f"Everyone whose recordings the model was trained on is named in [{CREDITS}]({CREDITS}), with "
                   "the licence of each. A label that a clip lacks is not a checked negative.", ""]  # fmt: skip
     return "\n".join(lines)

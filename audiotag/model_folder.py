@@ -18,6 +18,7 @@ from typing import Any
 from audiotag.config import (
     ARCHITECTURE,
     PROBLEM_TYPE_OF,
+    Activation,
     FrontEndConfig,
     HeadConfig,
     ModelConfig,
@@ -217,7 +218,7 @@ def _thresholds(config: dict[str, Any], labels: tuple[str, ...], dirt: list[str]
     return tuple(float(given.get(label, 0.0)) for label in labels)
 
 
-def _activation(config: dict[str, Any], dirt: list[str]) -> Any:
+def _activation(config: dict[str, Any], dirt: list[str]) -> Activation:
     known = {problem: activation for activation, problem in PROBLEM_TYPE_OF.items()}
     problem = config.get("problem_type")
     if problem is None:

@@ -9,6 +9,7 @@ Tensors are `[batch, channel, frame, mel]`.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -204,7 +205,7 @@ def load_fused(path: Path, config: NetworkConfig) -> AudioRepInceptionNeXt:
 
 
 def check_tensors(
-    found: dict[str, Tensor], expected: dict[str, Tensor], *, where: str, error: type[Exception]
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, where: str, error: type[Exception]
 ) -> None:
     """Raises `error` for the first tensor that is missing, of another shape, or not expected at all."""
     for name, tensor in expected.items():

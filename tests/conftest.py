@@ -29,7 +29,7 @@ TINY_RATE = 8000  # Hz, the tiny model's
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No setting of the person who runs the tests reaches them, and nothing is written to their home."""
     for name in list(os.environ):
-        if name.startswith(("HF_", "AUDIOTAG_", "HUGGING_FACE_")):
+        if name.startswith(("HF_", "AUDIOTAG_", "HUGGING", "TRANSFORMERS_")) or name.upper().endswith("_PROXY"):
             monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
@@ -108,16 +108,6 @@ def silence(*, seconds: float = 1.0, sample_rate: int = TINY_RATE) -> FloatArray
 def stereo(left: FloatArray, right: FloatArray) -> FloatArray:
     """Two channels as soundfile writes them. Shape: `[sample]`, `[sample]` -> `[sample, 2]`."""
     return np.stack([left, right], axis=1)
-
-
-SOUNDS: dict[str, Callable[[], FloatArray]] = {
-    "tone": tone,
-    "chirp": chirp,
-    "click_train": click_train,
-    "siren": siren,
-    "silence": silence,
-    "one_sample": lambda: np.array([0.5], dtype=np.float32),
-}
 
 
 @pytest.fixture

@@ -157,6 +157,20 @@ def test_verify_knows_files_that_the_client_shares_between_repositories(server: 
     assert run_audiotag("models", "verify", ID).code == 0
 
 
+def test_what_is_said_of_a_cached_model_asks_for_no_file_of_an_engine(server: HubServer, run_audiotag: Run) -> None:
+    run_audiotag("models", "pull", ID, "--precision", "int8", "-q")
+    only_weights = {name: server.files[commit_of(server)][name] for name in (CONFIG, PREPROCESSOR, WEIGHTS)}
+    server.publish(ID, only_weights, ref="v2")
+    run_audiotag("models", "pull", f"{ID}@v2", "-q")
+    server.requests.clear()
+    for model, files in ((ID, {CONFIG, PREPROCESSOR, ONNX_INT8}), (f"{ID}@v2", set(only_weights))):
+        rows = json.loads(run_audiotag("models", "verify", model, "-f", "json").stdout)
+        assert {row["file"] for row in rows if row["status"] == "ok"} == files
+        assert set(json.loads(run_audiotag("models", "show", model, "-f", "json").stdout)["files"]) == files
+        assert run_audiotag("labels", "--model", model).stdout.startswith("Dog\n")
+    assert server.requests == []
+
+
 def test_verify_of_a_folder_of_ones_own_has_nothing_to_compare_with(folder: Path, run_audiotag: Run) -> None:
     ran = run_audiotag("models", "verify", folder, "-f", "json")
     assert ran.code == 0

@@ -148,17 +148,17 @@ def test_the_records_are_what_the_checkpoints_say(dataset: str, tmp_path: Path) 
     assert read.provenance["views"] == named.provenance["views"] == published.n_views
 
 
-@pytest.mark.parametrize(("dataset", "first", "last"), [
+@pytest.mark.parametrize(("dataset", "first", "another"), [
     ("vggsound", "ambulance siren", "writing on blackboard with chalk"),
     ("speech-commands-v2", "dog", None),
     ("urbansound8k", "air_conditioner", "LABEL_34"),
     ("epic-kitchens", "verb:take", None),
 ])  # fmt: skip
-def test_labels_have_the_names_of_the_data_set(dataset: str, first: str, last: str | None, tmp_path: Path) -> None:
+def test_labels_have_the_names_of_the_data_set(dataset: str, first: str, another: str | None, tmp_path: Path) -> None:
     theirs = DATASETS[dataset].authors_name
     config = read_checkpoint(authors.write_pyth(tmp_path / "c.pyth", theirs, authors.training_form(theirs))).config
     assert config.labels[0] == first
-    assert last is None or config.labels[-1] == last or last in config.labels
+    assert another is None or another in config.labels
     assert len(config.labels) == len(set(config.labels)) == sum(head.n_outputs for head in DATASETS[dataset].heads)
 
 
@@ -171,6 +171,30 @@ def test_two_heads_name_their_tags(tmp_path: Path, caplog: pytest.LogCaptureFixt
     unknown = set(range(300)) - set(known_labels(DATASETS["epic-kitchens"].heads[1]))
     assert {f"noun:LABEL_{index}" for index in unknown} <= set(config.labels)
     assert f"noun: the names of {len(unknown)} of 300 outputs are not known: they are called LABEL_n" in caplog.text
+
+
+@pytest.mark.parametrize("prefixes", [("", ""), ("verb:", "noun:")])
+def test_names_that_are_given_for_two_heads_may_name_the_head_too(prefixes: tuple[str, str], tmp_path: Path) -> None:
+    path = authors.write_pyth(tmp_path / "c.pyth", "epickitchens", authors.training_form("epickitchens"))
+    given = [f"{prefix}{number}" for prefix, size in zip(prefixes, (97, 300), strict=True) for number in range(size)]
+    labels = read_checkpoint(path, labels=tuple(given)).config.labels
+    assert (labels[0], labels[96], labels[97], labels[-1]) == ("verb:0", "verb:96", "noun:0", "noun:299")
+
+
+def test_a_checkpoint_s_own_settings_count_until_a_data_set_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = authors.cfg("nsynth")
+    settings["TEST"]["NUM_ENSEMBLE_VIEWS"], settings["AUDIO_DATA"]["CLIP_SECS"] = 7, 4.155
+    state = authors.training_form("nsynth")
+    path = authors.write_pyth(tmp_path / "c.pyth", "nsynth", state, cfg=json.dumps(settings))
+    own, named = read_checkpoint(path).config, read_checkpoint(path, dataset="nsynth").config
+    assert (own.provenance["views"], own.window.n_samples) == (7, 66479)
+    assert (named.provenance["views"], named.window.n_samples) == (1, 66559)
+    assert not caplog.messages
+    with pytest.raises(CheckpointError, match=r"\[11, 32\]"):
+        read_checkpoint(path, dataset="vggsound")
+    assert caplog.messages == ["the checkpoint says that it is of nsynth; --dataset vggsound overrides it"]
 
 
 def test_fuse_writes_a_whole_folder_and_says_why_int8_is_missing(
@@ -198,11 +222,16 @@ def test_fuse_calibrates_int8_on_a_folder_of_sound(nsynth: Path, tmp_path: Path,
 def test_overwrite_replaces_a_model_and_nothing_else(nsynth: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     convert(nsynth, out)
-    (out / "old").touch()
     with pytest.raises(OutputError, match="--overwrite"):
         convert(nsynth, out)
+    (out / ONNX_INT8).write_bytes(b"of the model before")
     convert(nsynth, out, overwrite=True)
-    assert not (out / "old").exists()
+    assert not (out / ONNX_INT8).exists()
+    (out / ".git").mkdir()
+    (out / ".git" / "HEAD").touch()
+    with pytest.raises(OutputError, match=r"model: holds \.git/HEAD too, which fuse would delete"):
+        convert(nsynth, out, overwrite=True)
+    assert (out / ".git" / "HEAD").exists()
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").touch()
     with pytest.raises(OutputError, match="is no model folder"):

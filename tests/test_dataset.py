@@ -7,13 +7,16 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import TINY_CONFIG, TINY_RATE, chirp, noise, tone
 
+from audiotag.audio import Waveform, read_audio
 from audiotag.errors import DataError, OutputError
 from audiotag.frontend import LogMel
 from audiotag.training.credits import write_credits
@@ -34,6 +37,7 @@ def test_a_folder_gives_each_sub_folders_name_as_the_label(write_wav: Write, tmp
     write_wav("data/dog/one.wav", tone())
     write_wav("data/dog/deep/two.wav", tone())
     write_wav("data/cat/one.wav", tone())
+    write_wav("data/.trash/three.wav", tone())
     (tmp_path / "data/dog/notes.txt").write_text("not audio")
     clips = read_dataset(tmp_path / "data")
     assert [(clip.path.name, clip.labels) for clip in clips] == [
@@ -192,6 +196,25 @@ def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
     write_wav("data/x/b.wav", noise(seconds=0.5))
     os.utime(tmp_path / "data/x/b.wav", (1, 1))
     assert len(log_mels_of(clips, frontend, cache=tmp_path / "cache")[1]) == 1 + 4000 // 80
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system tells of no such limit")
+def test_clips_are_read_on_the_cores_that_the_process_may_use(
+    write_wav: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        write_wav(f"data/x/{number}.wav", chirp())
+    threads = set[int]()
+
+    def noting(path: Path, **options: Any) -> Waveform:
+        threads.add(threading.get_ident())
+        return read_audio(path, **options)
+
+    monkeypatch.setattr("audiotag.training.dataset.read_audio", noting)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    log_mels_of(read_dataset(tmp_path / "data"), TINY_CONFIG.frontend, cache=tmp_path / "cache")
+    assert len(threads) == 1
 
 
 def test_of_a_clip_the_first_minute_is_learnt_from(write_wav: Write, tmp_path: Path) -> None:

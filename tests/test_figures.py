@@ -129,6 +129,14 @@ def test_default_thresholds_let_one_in_twenty_outside_clips_get_a_tag() -> None:
     assert few == (LEAST_DEFAULT_THRESHOLD,)  # ten clips say little about one in twenty
 
 
+def test_outside_clips_that_get_no_tag_move_no_threshold() -> None:
+    inside = [clip_of("Dog", 0), *(clip_of("Siren", number) for number in range(100))]
+    outside = [clip_of("Zither", number) for number in range(40)]
+    scores = np.array([[0.9, 0.1], *[[0.1, 0.5]] * 100, *[[0.7, 0.1]] * 40])
+    found = default_thresholds(scores, [*inside, *outside], ("Dog", "Siren"), np.array([[0.8, 0.0]]))
+    assert found == (0.81, LEAST_DEFAULT_THRESHOLD)
+
+
 def clip_of(label: str, number: int) -> LabelledClip:
     return LabelledClip(path=Path(f"{label}{number}.wav"), labels=(label,), fold="1", group=str(number))
 

@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 from hub_server import Fault, HubServer, checksum, hub_server
 
+import audiotag.export
 from audiotag import hub
 from audiotag.config import ModelConfig
 from audiotag.errors import HubError, ModelError, UsageError
 from audiotag.hub import HubId, cached_commit, exporting, parse_hub_id, pull, resolve_model
 from audiotag.machine import has_gpu
-from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, write_configs
+from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, ModelFolder, write_configs
 from audiotag.options import EngineOptions
 
 ID = "org/tiny"
@@ -97,7 +98,7 @@ def test_an_id_has_a_repository_and_a_revision(text: str, expected: HubId) -> No
 @pytest.mark.parametrize(
     "text",
     ["name", "/org/name", "./org/name", "../name", "org/name@../x", "org/name@", "a/b/c", "org/na me", "a--b/c",
-     "org/name.git", "org/name.git@v1"],
+     "org/name.git", "org/name.git@v1", "org/name@a//b"],
 )  # fmt: skip
 def test_what_cannot_be_an_id_is_none(text: str) -> None:
     assert parse_hub_id(text) is None
@@ -148,6 +149,25 @@ def test_models_are_found_from_a_folder_that_may_not_be_entered(monkeypatch: pyt
     has_gpu()  # asks for files too, some of them with names that only Windows takes for absolute
 
 
+def test_the_environment_means_what_it_means_to_huggingface_hub() -> None:
+    environments = [
+        {}, {"HF_HUB_CACHE": "/a"}, {"HUGGINGFACE_HUB_CACHE": "~/b"}, {"HF_HOME": "$HOME/c"}, {"XDG_CACHE_HOME": "/d"},
+        {"HF_HUB_CACHE": "/a", "HUGGINGFACE_HUB_CACHE": "/b", "HF_HOME": "/c", "XDG_CACHE_HOME": "/d"},
+        *({name: value} for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") for value in ("1", "yes", "0", "")),
+        {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "1"},
+    ]  # fmt: skip
+    probe = (
+        "import importlib, json, os, sys; from audiotag.hub.places import hub_cache, is_offline\n"
+        "from huggingface_hub import constants\n"
+        "for environment in json.loads(sys.argv[1]):\n"
+        "    os.environ.clear(); os.environ.update(environment, HOME='/home/ann'); importlib.reload(constants)\n"
+        "    theirs = constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE\n"
+        "    assert (str(hub_cache()), is_offline()) == theirs, (environment, theirs)\n"
+    )
+    command = [sys.executable, "-c", probe, json.dumps(environments)]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60).stderr == ""
+
+
 # --- local first ---
 
 
@@ -178,6 +198,17 @@ def test_only_what_the_engine_needs_is_downloaded(
 ) -> None:
     server.publish(ID, files)
     folder = resolve_model(ID, engine=engine)
+    assert {name for name in BYTES if folder.has(name)} == expected
+
+
+@pytest.mark.parametrize(("has_torch", "expected"), [(True, {WEIGHTS, ONNX}), (False, {ONNX})])
+def test_where_a_gpu_may_be_used_both_that_and_the_cpu_get_their_file(
+    server: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, has_torch: bool, expected: set[str]
+) -> None:
+    server.publish(ID, files)
+    monkeypatch.setattr("audiotag.hub.files.has_gpu", lambda: True)
+    monkeypatch.setattr("audiotag.hub.files.find_spec", lambda name: has_torch or None)
+    folder = resolve_model(ID, engine=EngineOptions())
     assert {name for name in BYTES if folder.has(name)} == expected
 
 
@@ -602,6 +633,22 @@ def test_missing_onnx_is_exported_once_and_a_damaged_export_is_made_again(
     folder.file(ONNX).write_bytes(b"half")
     again = resolve_model(ID, engine=CPU, offline=True)
     assert again.file(ONNX).read_bytes() == (tiny_model_folder / ONNX).read_bytes()
+
+
+def test_two_processes_may_export_the_same_model_at_once(
+    server: HubServer, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = (CONFIG, PREPROCESSOR, WEIGHTS)
+    server.publish(ID, {name: (tiny_model_folder / name).read_bytes() for name in names})
+    export_folder, of_the_other = audiotag.export.export_folder, list[int]()
+
+    def export_while_another_does(folder: ModelFolder) -> None:
+        monkeypatch.setattr("audiotag.export.export_folder", export_folder)
+        of_the_other.append(resolve_model(ID, engine=CPU).file(ONNX).stat().st_ino)
+        export_folder(folder)
+
+    monkeypatch.setattr("audiotag.export.export_folder", export_while_another_does)
+    assert [resolve_model(ID, engine=CPU).file(ONNX).stat().st_ino] == of_the_other, "which may be reading it"
 
 
 def test_missing_onnx_without_torch_says_what_to_install(

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,14 @@ def test_the_readmes_exit_codes_are_the_programs() -> None:
 
     table = {int(code) for code in re.findall(r"^\| (\d+) \| ", README.read_text(encoding="utf-8"), re.MULTILINE)}
     assert table == {int(code) for code in ExitCode}
+
+
+def test_the_constraints_pin_every_package_that_the_project_asks_for() -> None:
+    project = tomllib.loads((README.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {re.split(r"[>\[]", each)[0] for group in groups for each in group} - {project["name"]}
+    constraints = (README.parent / "constraints.txt").read_text(encoding="utf-8")
+    assert set(re.findall(r"^([\w-]+)==", constraints, re.MULTILINE)) == names
 
 
 def test_the_changelogs_top_version_is_the_packages() -> None:

@@ -268,6 +268,13 @@ def test_bench_of_a_start_adds_up_its_parts(run_audiotag: RunAudiotag, tiny_mode
     assert 0.2 < parts / told[-2]["milliseconds"] < 5, "the same work, on a machine that does other work too"
 
 
+def test_bench_of_a_start_says_what_a_model_lacks_to_begin(own_folder: Path, run_audiotag: RunAudiotag) -> None:
+    (own_folder / ONNX).unlink()
+    ran = run_audiotag("bench", "--startup", "--model", own_folder, "-f", "json")
+    assert (ran.code, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+    assert "onnx/model.onnx is missing. Run `audiotag export " in ran.stderr
+
+
 @pytest.mark.usefixtures("hasty")
 def test_the_script_writes_a_table_of_both_models_and_the_machine_into_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,7 @@ import typer
 from audiotag import __version__
 from audiotag.cli import options
 from audiotag.errors import UsageError
+from audiotag.options import EngineOptions
 from audiotag.writers import visible
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def bench(
     from audiotag import benchmark
     from audiotag.hub import resolve_model
 
-    folder = resolve_model(model, offline=offline)
+    folder = resolve_model(model, offline=offline, engine=EngineOptions())
     measure = benchmark.measure_startup if startup else benchmark.tune if tune else benchmark.measure
     if form == "json":
         shown = [found.to_dict() for found in measure(folder)]
@@ -49,7 +50,7 @@ def bench(
         typer.echo(json.dumps({**about, "measures": shown}, indent=2))
         return
     columns = f"{'stage':<14} {'ms a clip':>9} {'x real time':>11} {'share':>6}"
-    typer.echo(f"{columns}  of a clip of 5 s, {visible(folder.name)}")
+    typer.echo(f"{columns}  of a clip of {benchmark.CLIP_SECONDS:g} s, {visible(folder.name)}")
     for found in measure(folder):
         typer.echo(_line(found))
 

@@ -23,6 +23,7 @@ from audiotag.cli.progress import counted
 from audiotag.errors import AudiotagError, ExitCode, UsageError, install_line
 from audiotag.machine import core_count
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS
+from audiotag.options import EngineOptions
 from audiotag.writers import visible
 
 CORE_PACKAGES = ("numpy", "scipy", "soundfile", "soxr", "av", "onnxruntime", "huggingface_hub", "typer", "rich")
@@ -163,7 +164,7 @@ def _tuning() -> Check:
 def _describe_model(model: str | None) -> str:
     from audiotag.hub import resolve_model
 
-    folder = resolve_model(model, offline=True)
+    folder = resolve_model(model, offline=True, engine=EngineOptions())
     forms = [form for form, name in _FORMS.items() if folder.has(name)]
     return f"{folder.name} at {folder.path}, {len(folder.config.labels)} labels, {', '.join(forms)}"
 
@@ -223,7 +224,7 @@ def selftest_checks(model: str | None, *, offline: bool, record: bool) -> Iterat
     from audiotag.hub import resolve_model
     from audiotag.selftest import compare, record_answers
 
-    folder = resolve_model(model, offline=offline)
+    folder = resolve_model(model, offline=offline, engine=EngineOptions())
     if record:
         yield _tried("record", lambda: str(record_answers(folder)))
     for found in compare(folder):

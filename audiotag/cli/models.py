@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +26,7 @@ from audiotag.hub import (
     is_intact,
     names_of,
     parse_hub_id,
-    pull_many,
+    pull,
     remove_cached,
     resolve_model,
 )
@@ -134,7 +133,7 @@ def pull_models(
     options.set_verbosity(quiet=quiet, verbose=False)
     engine = None if precision is None else EngineOptions(engine="onnx", device="cpu", precision=precision)  # type: ignore[arg-type]
     wanted = [_hub_id(text) for text in ids]
-    rows = [_row(folder, [hub_id.revision]) for hub_id, folder in pull_many(wanted, engine=engine)]
+    rows = [_row(pull(hub_id, engine=engine), [hub_id.revision]) for hub_id in wanted]
     _show(rows, form, ("name", "revision", "labels", "bytes", "path"))
 
 
@@ -177,17 +176,17 @@ def verify_models(
 
     Example: audiotag models verify org/name
     """
-    rows = [row for folder in _to_verify(wanted or [], offline=offline) for row in _verified(folder, offline=offline)]
+    rows = [row for folder in _to_verify(wanted or []) for row in _verified(folder, offline=offline)]
     _show(rows, form, ("status", "name", "file", "checksum"))
     is_damaged = any(row["status"] == "damaged" for row in rows)
     return ExitCode.COULD_NOT_RUN if is_damaged else ExitCode.OK
 
 
-def _to_verify(wanted: Sequence[str], *, offline: bool) -> Iterator[ModelFolder]:
+def _to_verify(wanted: Sequence[str]) -> Iterator[ModelFolder]:
     if not wanted:
         yield from (folder for _, folder in cached_models())
     for name in wanted:
-        yield resolve_model(name, offline=True if parse_hub_id(name) and not Path(name).is_dir() else offline)
+        yield resolve_model(name, offline=True)
 
 
 def _verified(folder: ModelFolder, *, offline: bool) -> Iterator[dict[str, Any]]:

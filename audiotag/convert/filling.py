@@ -61,4 +61,4 @@ def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path:
     Raises:
         CheckpointError: one is missing, unknown or misshapen.
     """
-    check_tensors(dict(found), dict(expected), where=str(path), error=CheckpointError)
+    check_tensors(found, expected, where=str(path), error=CheckpointError)

@@ -34,7 +34,11 @@ def read_labels(path: Path) -> tuple[str, ...]:
 def label_names(
     dataset: PublishedDataset, sizes: list[int], given: tuple[str, ...] | None
 ) -> tuple[str, ...]:
-    """Names of all outputs, those of several heads as `head:name`; `LABEL_n` where none is known."""
+    """Names of all outputs, those of several heads as `head:name`; `LABEL_n` where none is known.
+
+    Raises:
+        UsageError: there are more names than outputs, or not as many as outputs are given.
+    """
     if given is not None:
         check_label_count(given, sum(sizes))
     names: list[str] = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from audiotag.config import Padding
 from audiotag.errors import CheckpointError
 from audiotag.published import AudioRecipe
 
@@ -17,7 +18,11 @@ MAX_ALIASES = 20  # of YAML; a list of ten lists of ten, nine times over, would 
 
 
 class Settings:
-    """The YAML text `cfg` inside an authors' checkpoint; asks for what is needed, strictly."""
+    """The YAML text `cfg` inside an authors' checkpoint; asks for what is needed, strictly.
+
+    Raises:
+        CheckpointError: the text cannot be read or, from each method, what is asked for is missing or no such value.
+    """
 
     def __init__(self, text: Any, path: Path) -> None:
         self._path = path
@@ -55,7 +60,7 @@ class Settings:
         """The authors' name of the data set, in lower case."""
         return str(self._get("TRAIN", "DATASET")).lower() if self._has("TRAIN", "DATASET") else None
 
-    def audio(self, padding: Any) -> AudioRecipe:
+    def audio(self, padding: Padding) -> AudioRecipe:
         """How audio was cut and transformed; the padding rule is in the authors' code, by data set."""
         return AudioRecipe(
             sample_rate=round(self._number("AUDIO_DATA", "SAMPLING_RATE")),

@@ -11,10 +11,10 @@ from pathlib import Path
 from audiotag.config import ModelConfig
 from audiotag.convert.filling import Converted
 from audiotag.convert.reading import read_checkpoint
-from audiotag.errors import OutputError
+from audiotag.errors import OutputError, listed
 from audiotag.export import calibration_log_mels, write_weights
 from audiotag.model_card import write_model_card
-from audiotag.model_folder import CONFIG, write_configs
+from audiotag.model_folder import CARD, CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, write_configs
 
 
 def convert(
@@ -44,7 +44,7 @@ def convert(
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuses a place that holds something else than an empty folder, or, with `overwrite`, a model.
+    """Refuses a place that holds something else than an empty folder, or, with `overwrite`, a model and nothing else.
 
     Raises:
         OutputError: it does.
@@ -55,6 +55,10 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{out}: exists and is no model folder. Choose another --out")
     if not overwrite:
         raise OutputError(f"{out}: holds a model already. Choose another --out, or --overwrite")
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    others = sorted(files.difference((CONFIG, PREPROCESSOR, WEIGHTS, ONNX, ONNX_INT8, CARD)))
+    if others:
+        raise OutputError(f"{out}: holds {listed(others)} too, which fuse would delete. Choose another --out")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from audiotag.hub.checksums import files_recorded, is_intact, recorded_checksum
 from audiotag.hub.files import DOWNLOADED
 from audiotag.hub.names import DEFAULT, HubId, parse_hub_id
 from audiotag.hub.places import audiotag_cache, hub_cache
-from audiotag.hub.pulling import pull, pull_many
+from audiotag.hub.pulling import pull
 from audiotag.hub.resolving import embedded_folder, resolve_model
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "names_of",
     "parse_hub_id",
     "pull",
-    "pull_many",
     "recorded_checksum",
     "remove_cached",
     "resolve_model",

@@ -28,7 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 def with_onnx(folder: ModelFolder, engine: EngineOptions) -> ModelFolder:
-    """The folder with the ONNX file that an engine needs, as an earlier run or this one makes it."""
+    """The folder with the ONNX file that an engine needs, as an earlier run or this one makes it.
+
+    Raises:
+        HubError: it needs int8, which takes sound to make.
+        ModelError: what `export` raises.
+    """
     exported = open_exported(folder) or export(folder)
     if not has_needed(exported, engine):
         raise HubError(f"{folder.name}: has no {ONNX_INT8}. Use --precision fp32")
@@ -57,7 +62,12 @@ def open_exported(folder: ModelFolder) -> ModelFolder | None:
 
 
 def export(folder: ModelFolder) -> ModelFolder:
-    """Exports a model's weights once, in a folder that appears whole or not at all."""
+    """Exports a model's weights once, in a folder that appears whole or not at all.
+
+    Raises:
+        HubError: PyTorch is not installed.
+        ModelError: the weights do not fit, or the cache cannot be written.
+    """
     if find_spec("torch") is None or find_spec("onnx") is None:
         raise HubError(f"{folder.name}: has no ONNX file, and making one needs PyTorch. {install_line('torch')}")
     from audiotag.export import export_folder
@@ -73,7 +83,8 @@ def export(folder: ModelFolder) -> ModelFolder:
                 shutil.copyfile(folder.file(name), partial / name)
             export_folder(replace(folder, path=partial))
             _checksum_file(partial).write_text(sha256_of(partial / ONNX) + "\n", encoding="utf-8")
-            shutil.rmtree(target, ignore_errors=True)  # an earlier one that did not match its checksum
+            if open_exported(folder) is None:  # another process may have made one meanwhile, and read it
+                shutil.rmtree(target, ignore_errors=True)  # an earlier one that did not match its checksum
             if not target.exists():
                 partial.rename(target)
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from audiotag.errors import HubError
@@ -43,12 +42,6 @@ def pull(hub_id: HubId, *, engine: EngineOptions | None = None) -> ModelFolder:
     _remember(hub_id, offer.commit)
     folder = known_weights(folder)
     return folder if engine is None or has_needed(folder, engine) else with_onnx(folder, engine)
-
-
-def pull_many(wanted: Iterable[HubId], *, engine: EngineOptions | None = None) -> Iterator[tuple[HubId, ModelFolder]]:
-    """Pulls one after the other; see `pull`."""
-    for hub_id in wanted:
-        yield hub_id, pull(hub_id, engine=engine)
 
 
 def _chosen(hub_id: HubId, folder: ModelFolder, offer: Offer, engine: EngineOptions | None) -> list[str]:

@@ -28,9 +28,11 @@ def resolve_model(
 ) -> ModelFolder:
     """The folder of a model: None is `$AUDIOTAG_MODEL` or the embedded default, text is a folder or a Hub id.
 
-    Of a model on the Hub only the files that `engine` needs are downloaded.
+    Of a model on the Hub only the files that `engine` needs are downloaded; without one, what the cache has of it will
+    do.
 
     Raises:
+        UsageError: `update` and `offline` are both asked for.
         ModelError: there is no such model.
         HubError: the Hub does not have it or give it.
     """
@@ -45,33 +47,38 @@ def resolve_model(
     if hub_id is None:
         kinds = f"neither a folder nor `{DEFAULT}` nor org/name on the Hub"
         raise ModelError(f"model {wanted!r}: is {kinds}. Check its name")
-    return _resolve_on_hub(hub_id, engine or EngineOptions(), update=update, offline=offline)
+    return _resolve_on_hub(hub_id, engine, update=update, offline=offline)
 
 
 def embedded_folder() -> Path:
-    """Where the embedded default lies: inside an installed wheel, or beside the package in a checkout."""
+    """Where the embedded default lies: inside an installed wheel, or beside the package in a checkout.
+
+    Raises:
+        ModelError: it is in neither place.
+    """
     package = Path(__file__).parents[1]
     places = (package / "_weights" / DEFAULT, package.parent / "weights" / DEFAULT)
-    found = next((place for place in places if (place / "config.json").is_file()), None)
+    found = next((place for place in places if (place / CONFIG).is_file()), None)
     if found is None:
         raise ModelError(f"the embedded model is missing from {places[0].parent}. Install audiotag-cli again")
     return found
 
 
-def _resolve_on_hub(hub_id: HubId, engine: EngineOptions, *, update: bool, offline: bool) -> ModelFolder:
+def _resolve_on_hub(hub_id: HubId, engine: EngineOptions | None, *, update: bool, offline: bool) -> ModelFolder:
     commit = None if update else cached_commit(hub_id)
     cached = None if commit is None else _usable_cached(hub_id, commit, engine)
     if cached is not None:
         return cached
+    engine = engine or EngineOptions()
     if not update and (offline or is_offline()):
         return _offline_rest(hub_id, commit, engine)
     # What is missing comes from the commit that the branch was: only `update` and `models pull` ask for a newer one.
     return pull(hub_id if commit is None else replace(hub_id, revision=commit), engine=engine)
 
 
-def _usable_cached(hub_id: HubId, commit: str, engine: EngineOptions) -> ModelFolder | None:
+def _usable_cached(hub_id: HubId, commit: str, engine: EngineOptions | None) -> ModelFolder | None:
     folder = _open_snapshot(hub_id, commit)
-    if folder is None or has_needed(folder, engine):
+    if folder is None or engine is None or has_needed(folder, engine):
         return folder
     exported = open_exported(folder)
     return exported if exported is not None and has_needed(exported, engine) else None

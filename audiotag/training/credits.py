@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from audiotag.model_card import CREDITS
 from audiotag.training.dataset import NO_CREDIT, Credit, LabelledClip
-
-CREDITS_FILE = "CREDITS.csv"
 
 
 def write_credits(folder: Path, clips: Iterable[LabelledClip]) -> Counter[Credit]:
@@ -19,7 +18,7 @@ def write_credits(folder: Path, clips: Iterable[LabelledClip]) -> Counter[Credit
     """
     credits = Counter(clip.credit for clip in clips if clip.credit != NO_CREDIT)
     if credits:
-        with (folder / CREDITS_FILE).open("w", newline="", encoding="utf-8") as out:
+        with (folder / CREDITS).open("w", newline="", encoding="utf-8") as out:
             rows = csv.writer(out, lineterminator="\n")
             rows.writerow(["source", "license", "attribution", "origin", "clips"])
             rows.writerows([*each, count] for each, count in sorted(credits.items()))

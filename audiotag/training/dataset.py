@@ -29,6 +29,7 @@ from audiotag.errors import AudioError, DataError, listed
 from audiotag.frontend import LogMel
 from audiotag.inputs import Input, find_inputs
 from audiotag.journal import explained
+from audiotag.machine import core_count
 from audiotag.training.damage import damage
 from audiotag.training.hierarchy import ancestors_of_labels
 
@@ -310,7 +311,7 @@ def _write_cache(
     partial = stem.with_suffix(f".{os.getpid()}.partial")
     try:
         ends, total = [], 0
-        with partial.open("wb") as out, ThreadPoolExecutor(os.cpu_count()) as pool:
+        with partial.open("wb") as out, ThreadPoolExecutor(core_count()) as pool:
             for done, frames in enumerate(pool.map(log_mel, range(len(clips)), clips), start=1):
                 out.write(frames.tobytes())
                 total += len(frames)

@@ -204,7 +204,11 @@ def tell_learnt_clips(model: ModelConfig, data: Path, all_clips: Sequence[Labell
 def score_clips(
     tagger: Tagger, clips: Sequence[LabelledClip], *, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[ScoreArray, list[LabelledClip]]:
-    """Scores `[clip, class]` of the clips that could be read and had a sample at least, and those clips."""
+    """Scores `[clip, class]` of the clips that could be read and had a sample at least, and those clips.
+
+    Raises:
+        DataError: there is no such clip.
+    """
     options = TagOptions(top_k=0, threshold=0.0)
     position = {label: index for index, label in enumerate(tagger.config.labels)}
     rows, read = [], []
@@ -238,6 +242,9 @@ def measure(
 
     `among` are positions of labels for `Choice`; `all_clips` are those that tell which labels stand above which, where
     there are more than the measured ones. Without resampling there are no intervals.
+
+    Raises:
+        DataError: no clip has a label of the model, or one of `among`.
     """
     targets = label_matrix(clips, model.labels)
     heard = np.flatnonzero(targets.any(axis=0))

@@ -26,10 +26,7 @@ MOST_DEFAULT_THRESHOLD = 0.9  # that a sound without anything to name can ask fo
 NEGATIVE_MARGIN = 0.01  # of a default threshold above every such sound
 MOST_OUTSIDE_TAGGED = 0.05  # share of the clips with no label of the model that may get a tag
 LEAST_OUTSIDE_CLIPS = 20  # from where one of them is not more than that share
-SEED_OF_NEGATIVES: dict[PrecisionName, int] = {
-    "fp32": 1,
-    "int8": 2,
-}  # that thresholds are chosen on; measured are others
+SEED_OF_NEGATIVES: dict[PrecisionName, int] = {"fp32": 1, "int8": 2}  # thresholds are chosen on; others are measured
 THRESHOLD_DIGITS = 3
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "int8")
 
@@ -41,17 +38,6 @@ class Subset:
     name: str
     labels: tuple[str, ...]
     sources: tuple[str, ...] = ()
-
-
-# The labels of ESC-10's classes, as its author names them: dog bark, rain, sea waves, baby cry, clock tick, person
-# sneeze, helicopter, chainsaw, rooster, fire crackling (Piczak: "ESC: Dataset for environmental sound classification",
-# ACM Multimedia 2015).
-ESC10 = Subset(
-    name="ESC-10",
-    labels=("Bark", "Rain", "Waves, surf", "Baby cry, infant cry", "Tick", "Sneeze", "Helicopter", "Chainsaw",
-            "Crowing, cock-a-doodle-doo", "Crackle"),
-    sources=("esc10",),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

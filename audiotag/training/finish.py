@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ import torch
 from audiotag import __version__
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.export import write_weights
+from audiotag.machine import core_count
 from audiotag.model_folder import write_configs
 from audiotag.network import AudioRepInceptionNeXt, fuse
 from audiotag.training.batches import Data
@@ -106,7 +106,7 @@ def provenance(
         "n_clips_of_license": dict(sorted(_clips_by_license(credits).items())),
         "recipe": comparable(config),
         "steps_of_kept_weights": step,
-        "threads": os.cpu_count(),
+        "threads": core_count(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
 

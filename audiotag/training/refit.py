@@ -53,6 +53,7 @@ def refit(
         ModelError: `source` is not a model folder.
         CheckpointError: there is no checkpoint beside it; or `resume`, and the one of `out` is of another recipe.
         DataError: `source` was not trained on these data.
+        OutputError: another training is writing `out`, or it cannot be written.
     """
     measured = _measured(source)
     clips = _same_clips(data, source, measured)

@@ -44,6 +44,8 @@ def train(
             from, the held-out fold has nothing to measure on, no model is as large as `config` says, `start` is a
             network of another shape, or the loss is not finite.
         CheckpointError: `resume`, but the checkpoint is of another recipe, or began with another `start`.
+        ModelError: the weights of `start` cannot be read.
+        OutputError: another training is writing `out`, or it cannot be written.
     """
     clips = read_dataset(data)
     labels = choose_labels(clips, min_clips=config.min_clips, min_groups=config.min_groups)
