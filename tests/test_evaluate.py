@@ -272,6 +272,21 @@ def test_a_long_curve_is_thinned_and_stays_inside_its_frame() -> None:
         assert points[-1, 0] == 104  # all positives at the end
 
 
+def test_a_thinned_curve_falls_between_few_positives_as_the_whole_one_does() -> None:
+    def drawn_area(n_clips: int) -> float:
+        scores = np.zeros((n_clips, 1))
+        scores[:140, 0] = np.linspace(1.0, 0.5, 140)
+        scores[140:, 0] = np.linspace(0.4, 0.0, n_clips - 140)
+        clips = [clip(str(index), *("a",) * (index in (0, 60, 139))) for index in range(n_clips)]
+        measured = measure(scores, clips, model_of(["a"]), n_resamples=0)
+        text = evaluation_page({"model": "m"}, measured, scores, clips, ["a"])
+        (drawn, _) = re.findall(r'class=curve d="M([^"]*)"', text)
+        across, down = np.array([point.split() for point in drawn.split("L")], dtype=float).T
+        return float(np.sum(np.diff(across) * (104 - (down[1:] + down[:-1]) / 2))) / 100**2
+
+    assert drawn_area(1000) == pytest.approx(drawn_area(150), abs=1e-3)
+
+
 def test_the_table_shows_control_characters_as_text() -> None:
     nasty = "\x1b[31mred\nline"
     clips = [replace(each, labels=(nasty, each.labels[0])) for each in CLIPS]
