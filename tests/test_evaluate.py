@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -20,6 +21,7 @@ from audiotag.config import ModelConfig
 from audiotag.errors import DataError
 from audiotag.hub import resolve_model
 from audiotag.labels import LabelSet
+from audiotag.model_folder import write_configs
 from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
 from audiotag.thresholds import read_thresholds
@@ -405,6 +407,18 @@ def test_clips_that_the_model_has_learnt_from_are_told(
     provenance = {"data": "m.csv", "n_clips": 2, "recipe": {"fold": "2"}, **made}
     tell_learnt_clips(replace(TINY_CONFIG, provenance=provenance), Path("data") / data, clips, fold=fold)
     assert caplog.messages == ([] if complaint is None else [f"the model {complaint}"])
+
+
+def test_clips_that_the_model_has_learnt_from_are_told_where_some_cannot_be_read(
+    run_audiotag: RunAudiotag, data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """A training counts only what it could read."""
+    provenance = {"data": "m.csv", "n_clips": 5, "recipe": {"fold": "2"}}
+    shutil.copytree(tiny_model_folder, tmp_path / "trained")
+    write_configs(tmp_path / "trained", replace(TINY_CONFIG, provenance=provenance))
+    ran = run_audiotag("evaluate", "m.csv", "--model", "trained")
+    assert "left out: broken.wav" in ran.stderr
+    assert "the model has learnt from these clips but for a fold: --fold 2 measures on that" in ran.stderr
 
 
 def test_html_goes_to_a_file(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:
