@@ -54,8 +54,8 @@ def evaluate(
     thresholds_out: Annotated[
         Path | None,
         typer.Option("--thresholds-out", metavar="FILE",
-                     help="Write each label's threshold of the best F1, as JSON or CSV (.csv), for --thresholds; "
-                     "only of labels that a clip has."),
+                     help="Write a threshold of each label that a clip has, drawn towards the common one where clips "
+                     "are few, as JSON or CSV (.csv), for --thresholds."),
     ] = None,
     precision: options.Precision = "auto",
     device: options.Device = "auto",
