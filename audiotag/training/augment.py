@@ -84,7 +84,7 @@ class Augmenter:
 
     def _excerpt(self, sound: Sound) -> FloatArray:
         speed = self._rng.uniform(*SPEED) if self._rng.random() < SPEED_PROBABILITY else 1.0
-        wanted = int(np.ceil((self._n_frames - 1) * speed)) + 1  # no more: `_place` would cut them off
+        wanted = int(np.ceil(self._n_frames * speed)) + 1
         shown = int(self._rng.choice(sound.active))
         latest = max(0, len(sound.log_mel) - wanted)
         start = min(max(0, shown - int(self._rng.integers(0, wanted))), latest)
@@ -167,11 +167,10 @@ def _add_powers(first: FloatArray, second: FloatArray) -> FloatArray:
 
 
 def _resample_frames(magnitudes: FloatArray, speed: float) -> FloatArray:
-    last = len(magnitudes) - 1
-    positions = np.minimum(np.arange(0.0, last + speed, speed), last)
-    before = np.minimum(positions, last - 1).astype(np.intp)
+    positions = np.arange(0.0, len(magnitudes) - 1, speed)
+    before = positions.astype(np.intp)
     share = (positions - before).astype(np.float32)[:, None]
-    return np.asarray(magnitudes[before] * (1 - share) + magnitudes[before + 1] * share)
+    return magnitudes[before] * (1 - share) + magnitudes[before + 1] * share
 
 
 def synthetic_negatives(
