@@ -87,11 +87,13 @@ def _model_index(config: ModelConfig) -> dict[str, Any]:
         )
     ]  # fmt: skip
     data = str(config.provenance.get("data", "held-out clips"))
+    # A refit has learnt from that fold: what the Hub shows beside the weights must not say that they were measured.
+    of_others = ", by the weights before the refit" if "refit" in config.provenance else ""
     return {
         "name": "AudioRepInceptionNeXt",
         "results": [{
             "task": {"type": "audio-classification"},
-            "dataset": {"name": f"{data}, held-out fold", "type": "audio"},
+            "dataset": {"name": f"{data}, held-out fold{of_others}", "type": "audio"},
             "metrics": metrics,
         }],
     }  # fmt: skip

@@ -125,6 +125,18 @@ def test_an_unusable_manifest_is_one_clear_error(tmp_path: Path, text: str, comp
         read_dataset(tmp_path / "m.csv")
 
 
+def test_a_clip_that_is_named_in_two_ways_is_one_clip(tmp_path: Path) -> None:
+    """Or one of the two is held out, and the other learnt from."""
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"path,label,group,fold\na.wav,Dog,g,1\n{tmp_path / 'a.wav'},Rain,g,1\nb/../a.wav,Cat,g,1\n")
+    assert [(clip.path, clip.labels) for clip in read_dataset(manifest)] == [
+        (tmp_path / "a.wav", ("Dog", "Rain", "Cat"))
+    ]
+    manifest.write_text(f"path,label\na.wav,Dog\n{tmp_path / 'a.wav'},Dog\n")
+    with pytest.raises(DataError, match=r"m\.csv: line 3 names .*a\.wav again, but not its group, fold and credit"):
+        read_dataset(manifest)
+
+
 def test_a_manifest_is_read_whatever_the_case_and_the_spaces_of_its_columns(tmp_path: Path) -> None:
     text = 'Path, Labels , FOLD\na.wav, "Domestic animals, pets;Dog", 1\n'
     (tmp_path / "m.csv").write_text(text, encoding="utf-8-sig")  # as spreadsheets do

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from audiotag.config import ModelConfig, TrainConfig
 from audiotag.errors import DataError
 from audiotag.hub import resolve_model
 from audiotag.labels import LabelSet
+from audiotag.model_folder import write_configs
 from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
 from audiotag.thresholds import read_thresholds
@@ -274,6 +276,21 @@ def test_a_long_curve_is_thinned_and_stays_inside_its_frame() -> None:
         assert points[-1, 0] == 104  # all positives at the end
 
 
+def test_a_thinned_curve_falls_between_few_positives_as_the_whole_one_does() -> None:
+    def drawn_area(n_clips: int) -> float:
+        scores = np.zeros((n_clips, 1))
+        scores[:140, 0] = np.linspace(1.0, 0.5, 140)
+        scores[140:, 0] = np.linspace(0.4, 0.0, n_clips - 140)
+        clips = [clip(str(index), *("a",) * (index in (0, 60, 139))) for index in range(n_clips)]
+        measured = measure(scores, clips, model_of(["a"]), n_resamples=0)
+        text = evaluation_page({"model": "m"}, measured, scores, clips, ["a"])
+        (drawn, _) = re.findall(r'class=curve d="M([^"]*)"', text)
+        across, down = np.array([point.split() for point in drawn.split("L")], dtype=float).T
+        return float(np.sum(np.diff(across) * (104 - (down[1:] + down[:-1]) / 2))) / 100**2
+
+    assert drawn_area(1000) == pytest.approx(drawn_area(150), abs=1e-3)
+
+
 def test_the_table_shows_control_characters_as_text() -> None:
     nasty = "\x1b[31mred\nline"
     clips = [replace(each, labels=(nasty, each.labels[0])) for each in CLIPS]
@@ -400,11 +417,23 @@ def test_data_that_are_the_working_folder_have_its_name(
     (tmp_path / "birds").mkdir()
     monkeypatch.chdir(tmp_path / "birds")
     clips = [clip("a", "Dog"), clip("b", "Siren")]
-    made = provenance(Path(), TrainConfig(), clips, Counter(), 1)
+    made = provenance(Path(), TrainConfig(), clips, Counter(), 1, n_unreadable=0)
     assert made["data"] == "birds"
     tell_learnt_clips(replace(TINY_CONFIG, provenance=made), tmp_path / "birds", clips, fold=None)
     tell_learnt_clips(replace(TINY_CONFIG, provenance=made), Path(), clips, fold=None)
     assert len(caplog.messages) == 2
+
+
+def test_clips_that_the_model_has_learnt_from_are_told_where_some_cannot_be_read(
+    run_audiotag: RunAudiotag, data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """A training counts only what it could read."""
+    provenance = {"data": "m.csv", "n_clips": 5, "recipe": {"fold": "2"}}
+    shutil.copytree(tiny_model_folder, tmp_path / "trained")
+    write_configs(tmp_path / "trained", replace(TINY_CONFIG, provenance=provenance))
+    ran = run_audiotag("evaluate", "m.csv", "--model", "trained")
+    assert "left out: broken.wav" in ran.stderr
+    assert "the model has learnt from these clips but for a fold: --fold 2 measures on that" in ran.stderr
 
 
 def test_html_goes_to_a_file(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:

@@ -230,7 +230,10 @@ def test_the_embedded_models_card_satisfies_the_hub() -> None:
     from huggingface_hub import ModelCard
 
     path = Path(__file__).parents[1] / "weights" / "default" / "README.md"
-    assert ModelCard.load(path).data.pipeline_tag == "audio-classification"
+    data = ModelCard.load(path).data
+    assert data.pipeline_tag == "audio-classification"
+    assert data.eval_results is not None
+    assert data.eval_results[0].dataset_name == "manifest.csv, held-out fold, by the weights before the refit"
 
 
 def test_the_package_names_the_licence_of_the_embedded_weights_beside_that_of_the_code() -> None:

@@ -114,11 +114,12 @@ def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
         rows = csv.DictReader(lines, skipinitialspace=True, strict=True)
         try:
             column = _label_column(manifest, rows)
-            clips: dict[Path, LabelledClip] = {}
+            clips: dict[str, LabelledClip] = {}
             for row in rows:
                 line = f"{manifest}: line {rows.line_num}"
                 clip = _clip_of_row(manifest, line, row, column)
-                clips[clip.path] = _joined(clips.get(clip.path, clip), clip, line)
+                place = os.path.abspath(clip.path)  # a file may be named in two ways
+                clips[place] = _joined(clips.get(place, clip), clip, line)
             yield from clips.values()
         except csv.Error as error:
             raise DataError(f"{manifest}: line {rows.line_num + 1} is not CSV: {error}. Close its quotes") from error
@@ -127,7 +128,7 @@ def _clips_of_manifest(manifest: Path) -> Iterator[LabelledClip]:
 def _joined(first: LabelledClip, again: LabelledClip, line: str) -> LabelledClip:
     """A clip that several lines tell of, as where there is one for each label."""
     labels = tuple(dict.fromkeys((*first.labels, *again.labels)))
-    if replace(first, labels=()) != replace(again, labels=()):
+    if replace(first, labels=()) != replace(again, path=first.path, labels=()):
         raise DataError(f"{line} names {first.path} again, but not its group, fold and credit. Make them the same")
     return replace(first, labels=labels)
 

@@ -152,11 +152,13 @@ def _grid() -> str:
 
 
 def _path(curve: npt.NDArray[np.float64]) -> str:
-    """The curve from recall 0 on, thinned out evenly along recall."""
+    """The curve from recall 0 on, thinned out evenly along recall; where it rises, both ends of the step are kept."""
     recall = curve[0]
     kept = np.arange(len(recall))
     if len(recall) > MOST_POINTS:
-        kept = np.unique(np.searchsorted(recall, np.linspace(recall[0], 1.0, MOST_POINTS)))
+        # Few positives would be joined by lines far above the curve without what precision fell to before each step.
+        steps = np.searchsorted(recall, np.linspace(recall[0], 1.0, MOST_POINTS // 2))
+        kept = np.unique([*np.maximum(steps - 1, 0), *steps, len(recall) - 1])
     points = [(0.0, float(curve[1, 0])), *zip(*curve[:2, kept].tolist(), strict=True)]
     return "M" + "L".join("{:.1f} {:.1f}".format(*_place(*point)) for point in points)
 
