@@ -6,6 +6,8 @@ import errno
 import io
 import os
 import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +334,7 @@ def test_lists_are_read_byte_by_byte(
 ) -> None:
     Path("list").write_bytes(content)
     assert paths(files_from="list", null=null) == expected
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    monkeypatch.setattr("audiotag.inputs.open_stdin", lambda: io.BytesIO(content))
     assert paths("first.wav", files_from="-", null=null) == ["first.wav", *expected]
 
 
@@ -342,6 +344,21 @@ def test_a_list_may_name_folders_and_be_long() -> None:
     found = paths(files_from="list")
     assert found[:2] == ["sub/a.wav", f"{0:050}.wav"]
     assert len(found) == 5001
+
+
+def test_what_a_slow_writer_of_a_list_has_named_so_far_is_given_at_once() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"a.wav\nb")
+    end = threading.Timer(5.0, os.close, [writing])
+    end.start()
+    found = find_inputs([], files_from=f"/dev/fd/{reading}")
+    begun = time.monotonic()
+    assert next(found).path == "a.wav"
+    assert time.monotonic() - begun < 4.0
+    end.cancel()
+    os.close(writing)
+    assert [item.path for item in found] == ["b"]
+    os.close(reading)
 
 
 def test_a_list_that_does_not_exist_is_noticed_before_the_first_input() -> None:
