@@ -402,6 +402,12 @@ def test_a_pipe_gives_what_the_file_gives(suffix: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(given, whole, atol=ROUNDING)
 
 
+def test_an_8svx_from_a_pipe_is_not_called_empty(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "amiga.8svx", np.tile(tone(), 40), RATE, format="SVX", subtype="PCM_S8")
+    whole = samples_of(tmp_path / "amiga.8svx")
+    np.testing.assert_array_equal(samples_of(Pipe((tmp_path / "amiga.8svx").read_bytes())), whole)
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".au", ".flac", ".ogg", ".opus", ".mp3", ".webm"])
 def test_streamable_formats_need_no_temporary_file(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
