@@ -15,7 +15,6 @@ import hashlib
 import os
 import re
 import stat
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -124,6 +123,11 @@ def is_read_once(given: Input) -> bool:
     """Whether it is stdin or a pipe, whose audio is gone once it has been read."""
     status = None if given.source is None else _status(given.source)
     return given.source is None or (status is not None and stat.S_ISFIFO(status.st_mode))
+
+
+def open_stdin() -> BinaryIO:
+    """Unbuffered: a thread that blocks in a read of the buffered `sys.stdin` holds its lock, and Python cannot end."""
+    return open(0, "rb", buffering=0, closefd=False)
 
 
 def refuse_input_as_output(out: Path | None, inputs: Iterable[str | os.PathLike[str]]) -> None:
@@ -267,9 +271,8 @@ def _opened(files_from: str | None) -> AbstractContextManager[BinaryIO | None]:
     """The list, open before anything is tagged: its name may be wrong. Unbuffered, each name is there when it comes."""
     if files_from is None:
         return nullcontext(None)
-    is_stdin = files_from == "-"
     try:
-        return open(sys.stdin.fileno() if is_stdin else files_from, "rb", buffering=0, closefd=not is_stdin)
+        return open_stdin() if files_from == "-" else open(files_from, "rb", buffering=0)
     except OSError as error:
         raise _unreadable_list(files_from, error) from error
 

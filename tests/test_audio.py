@@ -136,6 +136,20 @@ def test_amr_is_read_at_its_eight_kilohertz(tmp_path: Path) -> None:
     assert (waveform.sample_rate, len(waveform.samples)) == (8000, 50 * 160)
 
 
+def test_nist_and_ircam_files_that_libsndfile_rejects_are_read_by_ffmpeg(tmp_path: Path) -> None:
+    whole = np.arange(-800, 800, dtype="<i4") << 16
+    in_24_bits = whole.view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
+    fields = ("sample_count -i 1600", "sample_n_bytes -i 3", "channel_count -i 1", "sample_byte_format -s2 01",
+              "sample_rate -i 8000", "sample_coding -s3 pcm", "end_head")  # fmt: skip
+    head = "NIST_1A\n   1024\n" + "\n".join(fields) + "\n"
+    (tmp_path / "a.sph").write_bytes(head.encode("ascii").ljust(1024) + in_24_bits)
+    # As sox writes it: the magic of a VAX, rate, channels, and 32-bit integers.
+    ircam = struct.pack("<4sfII", b"\x64\xa3\x01\x00", 8000.0, 1, 0x40004)
+    (tmp_path / "a.ircam").write_bytes(ircam.ljust(1024, b"\0") + whole.tobytes())
+    for name in ("a.sph", "a.ircam"):
+        np.testing.assert_array_equal(read_audio(tmp_path / name).samples, (whole / 2.0**31).astype(np.float32))
+
+
 def test_mp3_without_xing_header_is_read_to_its_end(tmp_path: Path) -> None:
     """libsndfile 1.2.2 takes the length from the first frames' bit rate, and stops there."""
     rate, path = 44100, tmp_path / "vbr.mp3"
@@ -415,6 +429,12 @@ def test_a_pipe_gives_what_the_file_gives(suffix: str, tmp_path: Path) -> None:
         assert 0 <= given.shape[1] - whole.shape[1] < 1152
         given = given[:, : whole.shape[1]]
     np.testing.assert_allclose(given, whole, atol=ROUNDING)
+
+
+def test_an_8svx_from_a_pipe_is_not_called_empty(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "amiga.8svx", np.tile(tone(), 40), RATE, format="SVX", subtype="PCM_S8")
+    whole = samples_of(tmp_path / "amiga.8svx")
+    np.testing.assert_array_equal(samples_of(Pipe((tmp_path / "amiga.8svx").read_bytes())), whole)
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".rf64", ".w64", ".aiff", ".au", ".flac", ".ogg", ".opus", ".mp3", ".webm"])

@@ -285,12 +285,20 @@ def test_ctrl_c_ends_while_stdin_is_waited_for() -> None:
     interrupted_after(["predict", "-", "--verbose"])
 
 
-def interrupted_after(arguments: list[str]) -> None:
-    """Presses Ctrl-C when the engine is up, and a little later."""
+def test_ctrl_c_ends_while_the_rest_of_a_list_is_waited_for() -> None:
+    block = b"a.wav".ljust(1 << 16, b"\n")  # as much as is read at once
+    interrupted_after(["batch", "--files-from", "-", "--verbose"], given=block)
+
+
+def interrupted_after(arguments: list[str], *, given: bytes = b"") -> None:
+    """Presses Ctrl-C when the engine is up, and a little later; stdin holds what is `given`, and stays open."""
     with subprocess.Popen(
         [*AUDIOTAG, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
+        assert process.stdin is not None
         assert process.stderr is not None
+        process.stdin.write(given)
+        process.stdin.flush()
         assert process.stderr.readline().startswith(b"audiotag: model tiny at ")
         time.sleep(0.5)
         begun = time.monotonic()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -331,9 +334,8 @@ def test_lists_are_read_byte_by_byte(
 ) -> None:
     Path("list").write_bytes(content)
     assert paths(files_from="list", null=null) == expected
-    with open("list", encoding="utf-8") as stdin:
-        monkeypatch.setattr("sys.stdin", stdin)
-        assert paths("first.wav", files_from="-", null=null) == ["first.wav", *expected]
+    monkeypatch.setattr("audiotag.inputs.open_stdin", lambda: io.BytesIO(content))
+    assert paths("first.wav", files_from="-", null=null) == ["first.wav", *expected]
 
 
 def test_a_list_may_name_folders_and_be_long() -> None:
@@ -342,6 +344,21 @@ def test_a_list_may_name_folders_and_be_long() -> None:
     found = paths(files_from="list")
     assert found[:2] == ["sub/a.wav", f"{0:050}.wav"]
     assert len(found) == 5001
+
+
+def test_what_a_slow_writer_of_a_list_has_named_so_far_is_given_at_once() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"a.wav\nb")
+    end = threading.Timer(5.0, os.close, [writing])
+    end.start()
+    found = find_inputs([], files_from=f"/dev/fd/{reading}")
+    begun = time.monotonic()
+    assert next(found).path == "a.wav"
+    assert time.monotonic() - begun < 4.0
+    end.cancel()
+    os.close(writing)
+    assert [item.path for item in found] == ["b"]
+    os.close(reading)
 
 
 def test_a_list_that_does_not_exist_is_noticed_before_the_first_input() -> None:
@@ -369,13 +386,11 @@ def test_a_name_of_nothing_is_refused_and_not_taken_for_this_folder() -> None:
         paths("")
 
 
-def test_a_list_that_cannot_be_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_cannot_be_one_is_refused() -> None:
     Path("binary").write_bytes(bytes(200_000))
     with pytest.raises(UsageError, match="list of files gone: No such file or directory"):
         paths(files_from="gone")
     with pytest.raises(UsageError, match="a name of more than 65536 bytes"):
         paths(files_from="binary")
-    with open("binary", encoding="utf-8") as stdin:
-        monkeypatch.setattr("sys.stdin", stdin)
-        with pytest.raises(UsageError, match="stdin cannot be both"):
-            paths("-", files_from="-")
+    with pytest.raises(UsageError, match="stdin cannot be both"):
+        paths("-", files_from="-")

@@ -37,8 +37,9 @@ CODEC_LEAD = 0.5
 # (playlists, concat lists), and none that reads pictures or text.
 AV_FORMATS = (
     "aac", "aax", "ac3", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "au", "avi", "caf", "dsf", "dts", "dtshd",
-    "eac3", "flac", "flv", "iff", "loas", "matroska", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "mxf", "nut",
-    "ogg", "oma", "qcp", "rm", "shn", "sox", "tak", "truehd", "tta", "voc", "w64", "wav", "wv", "xwma",
+    "eac3", "flac", "flv", "iff", "ircam", "loas", "matroska", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "mxf",
+    "nistsphere", "nut", "ogg", "oma", "qcp", "rm", "shn", "sox", "tak", "truehd", "tta", "voc", "w64", "wav", "wv",
+    "xwma",
 )  # fmt: skip
 _AV_ERRORS = (av.FFmpegError, OSError, ValueError, RuntimeError)
 # FFmpeg's sample formats without the p of the planar ones: type, the value of silence, full scale.

@@ -28,7 +28,7 @@ MAX_SPOOLED_BYTES = 4 << 30
 HEAD_BYTES = 65536
 # How formats begin that FFmpeg decodes front to back.
 _STREAMABLE = (
-    b"RIFF", b"RF64", b"riff", b"FORM", b".snd", b"fLaC", b"OggS", b"#!AMR", b"\x0b\x77", b"TTA1",
+    b"RIFF", b"RF64", b"riff", b".snd", b"fLaC", b"OggS", b"#!AMR", b"\x0b\x77", b"TTA1",
     b"\x1a\x45\xdf\xa3",  # EBML: Matroska and WebM
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: WMA
 )  # fmt: skip
@@ -229,6 +229,8 @@ def _can_be_streamed(head: bytes) -> bool:
     """Whether a format, known by its first bytes, can be decoded front to back."""
     if head[4:8] in (b"ftyp", b"moov"):
         return _begins_with_index(head)
+    if head[:4] == b"FORM":
+        return head[8:12] in (b"AIFF", b"AIFC")  # of 8SVX, which begins so too, FFmpeg reads nothing without seeking
     return _is_mpeg(head) or head.startswith(_STREAMABLE)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from typing import BinaryIO
 
 from audiotag.audio import AudioStream, Source, open_audio, reaches_end, read_excerpts, reopenable
 from audiotag.config import ModelConfig
 from audiotag.engines import FloatArray
 from audiotag.errors import AudioError
 from audiotag.frontend import WindowLogMel
+from audiotag.inputs import open_stdin
 from audiotag.options import TagOptions
 from audiotag.pipeline.items import ClipEnd, Given, Item, WindowItem
 from audiotag.windows import cut_windows, view_starts
@@ -86,12 +86,7 @@ class ClipDecoder:
 
 
 def _source(given: Given) -> Source:
-    return _open_stdin() if given.source is None else given.source
-
-
-def _open_stdin() -> BinaryIO:
-    """Unbuffered: a thread that blocks in a read of the buffered `sys.stdin` holds its lock, and Python cannot end."""
-    return open(0, "rb", buffering=0, closefd=False)
+    return open_stdin() if given.source is None else given.source
 
 
 class _Counted:
