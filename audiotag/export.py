@@ -59,9 +59,10 @@ FLOAT_NODES = (STEM, "pool", "stages.0.0.reduce", OUTPUT)
 
 # Largest difference of a logit from torch's, relative to the largest logit: float32 in another order of summation.
 FP32_TOLERANCE = 1e-4
-# Least correlation of int8 logits with the float32 ones over the first calibration batch. Below it something is broken;
-# what int8 costs is measured on labelled clips.
-LEAST_INT8_CORRELATION = 0.9
+# Least correlation of int8 logits with the float32 ones over the first calibration batch. Below the lower one something
+# is broken. Between the two, clips that are few and alike may be the reason, at the end of hours of training: the file
+# is written, and what it costs is measured on labelled clips.
+LEAST_INT8_CORRELATION, USUAL_INT8_CORRELATION = 0.5, 0.9
 
 
 class _Graph:
@@ -244,11 +245,11 @@ def _verify_int8(network: AudioRepInceptionNeXt, path: Path, log_mels: FloatArra
     if exact.std() == 0:
         return
     correlation = float(np.corrcoef(exact, quantised)[0, 1])
+    told = f"int8 logits follow the float32 ones with a correlation of {correlation:.2f} only"
     if not correlation >= LEAST_INT8_CORRELATION:
-        raise ModelError(
-            f"{shown}: int8 logits follow the float32 ones with a correlation of {correlation:.2f} only. "
-            "Calibrate with more varied sound"
-        )
+        raise ModelError(f"{shown}: {told}. Calibrate with more varied sound")
+    if correlation < USUAL_INT8_CORRELATION:
+        logger.warning("%s: %s. Calibrate with more varied sound, or measure what int8 costs", shown, told)
 
 
 def write_weights(

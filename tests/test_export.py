@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -114,6 +116,27 @@ def test_an_int8_file_that_does_not_follow_its_network_is_refused_and_not_left(
     with pytest.raises(ModelError, match=r"model\.onnx: int8 logits follow .* Calibrate with more varied sound"):
         quantise_int8(fuse(tiny_network), tmp_path / "model.onnx", [log_mels])
     assert os.listdir(tmp_path) == []
+
+
+def test_an_int8_file_that_follows_its_network_less_than_usual_is_written_with_a_warning(
+    tiny_network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A training of few clips that are alike ended without a model, after its last step."""
+    network, rng = fuse(tiny_network), np.random.default_rng(0)
+    log_mels = rng.normal(size=(8, 1, 40, 16)).astype(np.float32)
+    logits = network(torch.from_numpy(log_mels))
+
+    def quantise_badly(source: Path, path: Path, batches: list[Any]) -> None:
+        other = copy.deepcopy(network)
+        with torch.no_grad():
+            other.head.bias -= 1.5 * float(logits.std()) * torch.linspace(-0.5, 0.5, logits.shape[1])
+        export_onnx(other, source, n_frames=40, n_mels=16)
+        source.rename(path)
+
+    monkeypatch.setattr("audiotag.export._quantise", quantise_badly)
+    quantise_int8(network, tmp_path / "model.onnx", [log_mels])
+    assert os.listdir(tmp_path) == ["model.onnx"]
+    assert re.search(r"with a correlation of 0\.[5-8]\d only\. .* measure what int8 costs", caplog.text)
 
 
 def test_one_window_of_a_model_with_one_label_is_enough_for_int8(tmp_path: Path) -> None:
