@@ -137,6 +137,13 @@ def test_a_clip_that_is_named_in_two_ways_is_one_clip(tmp_path: Path) -> None:
         read_dataset(manifest)
 
 
+def test_spaces_around_a_fold_or_a_group_make_no_other_one(tmp_path: Path) -> None:
+    lines = ["path,label,fold,group", "a.wav,Dog,1,yard", "b.wav,Dog, 1 ,yard ", "c.wav,Dog,1, "]
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    clips = read_dataset(tmp_path / "m.csv")
+    assert [(clip.fold, clip.group) for clip in clips] == [("1", "yard"), ("1", "yard"), ("1", "c.wav")]
+
+
 def test_a_manifest_is_read_whatever_the_case_and_the_spaces_of_its_columns(tmp_path: Path) -> None:
     text = 'Path, Labels , FOLD\na.wav, "Domestic animals, pets;Dog", 1\n'
     (tmp_path / "m.csv").write_text(text, encoding="utf-8-sig")  # as spreadsheets do

@@ -151,7 +151,7 @@ def _clip_of_row(manifest: Path, line: str, row: dict[str, str], column: str) ->
     if not row["path"]:
         raise DataError(f"{line} has no path. Name its clip, or remove the line")
     labels = tuple(label.strip() for label in (row[column] or "").split(";") if label.strip())
-    group = row.get("group") or row["path"]
+    group = (row.get("group") or "").strip() or row["path"]
     fold = (row.get("fold") or "").strip() or _hashed_fold(group)
     return LabelledClip(
         path=manifest.parent / row["path"], labels=labels, group=group, fold=fold, credit=_credit(row)
