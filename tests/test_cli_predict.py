@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from conftest import TINY_RATE, Ran, chirp, siren, stereo, tone
 
+from audiotag.model_folder import ONNX
 from audiotag.pipeline import MAX_CLIPS_AHEAD
 
 RunAudiotag = Callable[..., Ran]
@@ -112,9 +114,20 @@ def test_an_output_on_top_of_an_input_is_refused_and_the_recording_stays(
 
 
 def test_another_file_that_exists_is_overwritten(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:
-    Path("tags.csv").write_text("old")
+    Path("tags.csv").write_text("old" * 1000)
     assert run_audiotag("predict", write_wav("a.wav", tone()), "-o", "tags.csv").code == 0
     assert Path("tags.csv").read_text().startswith("path,status,")
+    assert "old" not in Path("tags.csv").read_text()
+
+
+def test_a_model_that_does_not_open_leaves_earlier_results_alone(
+    run_audiotag: RunAudiotag, write_wav: WriteWav, tiny_model_folder: Path
+) -> None:
+    Path("tags.csv").write_text("old")
+    shutil.copytree(tiny_model_folder, "broken")
+    Path("broken", ONNX).write_bytes(b"no graph")
+    ran = run_audiotag("predict", write_wav("a.wav", tone()), "-o", "tags.csv", "--model", "broken")
+    assert (ran.code, Path("tags.csv").read_text()) == (1, "old")
 
 
 def test_windows_start_duration_and_channels_reach_the_result(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:
