@@ -19,13 +19,14 @@ import torch
 from conftest import Ran
 
 from audiotag.config import ModelConfig, TrainConfig
+from audiotag.convert import CHECKPOINT_FORMAT
 from audiotag.errors import CheckpointError, DataError, ExitCode, OutputError
 from audiotag.frontend import LogMel, WindowLogMel
 from audiotag.model_folder import open_model_folder
 from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
 from audiotag.training.batches import load, split
-from audiotag.training.checkpoint import load_checkpoint
+from audiotag.training.checkpoint import CHECKPOINT_VERSION, load_checkpoint
 from audiotag.training.damage import KINDS
 from audiotag.training.dataset import LabelledClip, read_dataset
 from audiotag.training.evaluate import Evaluation, measure, score_clips
@@ -494,3 +495,9 @@ def test_a_checkpoint_that_cannot_be_read_says_why(content: bytes | None, messag
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
+
+
+def test_a_checkpoint_of_another_version_is_not_gone_on_with(tmp_path: Path) -> None:
+    torch.save({"format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION + 1}, tmp_path / LAST_CHECKPOINT)
+    with pytest.raises(CheckpointError, match="was written by another version of audiotag"):
+        load_checkpoint(tmp_path / LAST_CHECKPOINT)

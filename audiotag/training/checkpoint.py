@@ -11,18 +11,20 @@ from audiotag.config import TrainConfig
 from audiotag.convert import CHECKPOINT_FORMAT, load_archive
 from audiotag.errors import CheckpointError
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 1  # goes up when what a checkpoint holds changes
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A training checkpoint of ours, tensors on the CPU.
 
     Raises:
-        CheckpointError: there is none, or it is not one of ours.
+        CheckpointError: there is none, or it is not one of ours, or one of another layout.
     """
     saved = load_archive(path)
     if saved.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(f"{path}: is not a checkpoint of `audiotag train`")
+    if saved.get("version") != CHECKPOINT_VERSION:
+        raise CheckpointError(f"{path}: was written by another version of audiotag. Go on with that, or train again")
     return saved
 
 
