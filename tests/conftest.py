@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -21,6 +22,8 @@ FloatArray = npt.NDArray[np.float32]
 
 # Set before torch and the BLAS libraries are imported: the tests share two cores, and small sums gain nothing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's background job ignores Ctrl-C, and so do all programs that it starts: tests that press it would wait.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_RATE = 8000  # Hz, the tiny model's
 
