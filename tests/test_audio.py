@@ -481,6 +481,15 @@ def test_a_wav_from_a_pipe_whose_header_knows_no_length_is_read_whole(size: int,
     np.testing.assert_array_equal(samples_of(tmp_path / "unfinished.wav"), expected)
 
 
+def test_a_wav_from_a_pipe_goes_on_beyond_a_length_that_is_only_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = (tone(seconds=3) * 32767).astype("<i2")
+    content = wav_bytes(samples.tobytes(), data_size=16000)
+    assert samples_of(Pipe(content)).shape[1] == 8000
+    # sox tells 0x7FFFF000 bytes, 3.4 hours of CD, and goes on after them.
+    monkeypatch.setattr("audiotag.audio.opening.STAND_IN_SIZES", range(16000, 16001))
+    np.testing.assert_array_equal(samples_of(Pipe(content)), samples[np.newaxis] / np.float32(32768))
+
+
 def killed_while_writing(path: Path, container: str, samples: FloatArray) -> Path:
     """What libsndfile leaves of a file that it could not finish."""
     with soundfile.SoundFile(path, "w", RATE, 1, subtype="PCM_16", format=container) as file:
