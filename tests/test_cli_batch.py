@@ -185,6 +185,19 @@ def test_a_list_in_a_pipe_that_does_not_block_is_read_to_its_end(write_wav: Writ
     assert [json.loads(record)["path"] for record in (first + rest).splitlines()] == ["a.wav", "b.wav"]
 
 
+def test_a_run_that_ends_while_a_list_is_open_says_one_line(write_wav: WriteWav) -> None:
+    write_wav("other.wav", tone(sample_rate=3 * TINY_RATE), sample_rate=3 * TINY_RATE)  # is resampled
+    command = [sys.executable, "-m", "audiotag", "batch", "--files-from", "-", "--strict", "--no-progress"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b"other.wav\nmissing.wav\n")
+        process.stdin.flush()
+        said = process.stderr.read()
+    assert said == b"audiotag: error: missing.wav: does not exist. Leave out --strict to go on after a failure\n"
+    assert process.returncode == 1
+
+
 def test_no_speed_is_told_where_nothing_was_left_to_tag(run_audiotag: RunAudiotag, sounds: Path) -> None:
     arguments = ("batch", "in/a.wav", "in/sub", "-t", "0", "--out", "out.csv")
     for path in sounds.rglob("*.wav"):
