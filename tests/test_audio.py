@@ -576,6 +576,16 @@ def test_start_in_a_stream_drops_what_comes_before(tmp_path: Path) -> None:
     np.testing.assert_allclose(given, samples_of(path, start=1.0, sample_rate=8000), atol=RESAMPLED)
 
 
+def test_a_part_of_a_stream_is_there_soon_after_its_end() -> None:
+    # Of a microphone at 8 kHz, 5 s were waited for over 8 s, and 9 s over 16 s.
+    n_bytes = 60 * 8000 * 2
+    pipe = Pipe(wav_bytes(bytes(n_bytes)))
+    with open_audio(pipe, sample_rate=32000, duration=9.0) as stream:
+        assert sum(block.shape[1] for block in stream) == 9 * 32000
+        n_left = sum(map(len, iter(pipe.read, b"")))
+    assert (n_bytes - n_left) / 16000 < 12
+
+
 def test_a_stream_that_needs_seeking_is_not_stored_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audiotag.audio.opening, "MAX_SPOOLED_BYTES", 1 << 20)
     with pytest.raises(AudioError, match="cannot be stored for seeking: is more than 0 GiB"):
