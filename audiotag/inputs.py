@@ -127,6 +127,8 @@ def is_read_once(given: Input) -> bool:
 
 def open_stdin() -> BinaryIO:
     """Unbuffered: a thread that blocks in a read of the buffered `sys.stdin` holds its lock, and Python cannot end."""
+    if os.name == "posix":  # ssh, Node and others leave a pipe that does not block: what is not there yet was its end
+        os.set_blocking(0, True)
     return open(0, "rb", buffering=0, closefd=False)
 
 

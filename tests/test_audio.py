@@ -481,6 +481,15 @@ def test_a_wav_from_a_pipe_whose_header_knows_no_length_is_read_whole(size: int,
     np.testing.assert_array_equal(samples_of(tmp_path / "unfinished.wav"), expected)
 
 
+def test_a_wav_from_a_pipe_goes_on_beyond_a_length_that_is_only_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = (tone(seconds=3) * 32767).astype("<i2")
+    content = wav_bytes(samples.tobytes(), data_size=16000)
+    assert samples_of(Pipe(content)).shape[1] == 8000
+    # sox tells 0x7FFFF000 bytes, 3.4 hours of CD, and goes on after them.
+    monkeypatch.setattr("audiotag.audio.opening.STAND_IN_SIZES", range(16000, 16001))
+    np.testing.assert_array_equal(samples_of(Pipe(content)), samples[np.newaxis] / np.float32(32768))
+
+
 def killed_while_writing(path: Path, container: str, samples: FloatArray) -> Path:
     """What libsndfile leaves of a file that it could not finish."""
     with soundfile.SoundFile(path, "w", RATE, 1, subtype="PCM_16", format=container) as file:
@@ -565,6 +574,16 @@ def test_start_in_a_stream_drops_what_comes_before(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "clip.flac", chirp(seconds=2, sample_rate=RATE), RATE)
     given = samples_of(Pipe(path.read_bytes()), start=1.0, sample_rate=8000)
     np.testing.assert_allclose(given, samples_of(path, start=1.0, sample_rate=8000), atol=RESAMPLED)
+
+
+def test_a_part_of_a_stream_is_there_soon_after_its_end() -> None:
+    # Of a microphone at 8 kHz, 5 s were waited for over 8 s, and 9 s over 16 s.
+    n_bytes = 60 * 8000 * 2
+    pipe = Pipe(wav_bytes(bytes(n_bytes)))
+    with open_audio(pipe, sample_rate=32000, duration=9.0) as stream:
+        assert sum(block.shape[1] for block in stream) == 9 * 32000
+        n_left = sum(map(len, iter(pipe.read, b"")))
+    assert (n_bytes - n_left) / 16000 < 12
 
 
 def test_a_stream_that_needs_seeking_is_not_stored_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:

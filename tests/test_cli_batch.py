@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -164,6 +165,37 @@ def test_all_channels_of_an_input_are_out_before_the_next_one_is_named(write_wav
         records = process.communicate(timeout=20)[0].splitlines()
     assert came, "a power cut would take it"
     assert [json.loads(record)["channel"] for record in records] == [0, 1]
+
+
+def test_a_list_in_a_pipe_that_does_not_block_is_read_to_its_end(write_wav: WriteWav) -> None:
+    write_wav("a.wav", tone())
+    write_wav("b.wav", tone())
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)  # as ssh and Node leave it to who shares it
+    command = [sys.executable, "-m", "audiotag", "batch", "--files-from", "-", "-f", "ndjson", "-q"]
+    with subprocess.Popen(command, stdin=reading, stdout=subprocess.PIPE) as process:
+        os.close(reading)
+        assert process.stdout is not None
+        os.write(writing, b"a.wav\n")
+        first = process.stdout.readline()
+        with suppress(BrokenPipeError):
+            os.write(writing, b"b.wav\n")
+        os.close(writing)
+        rest = process.communicate(timeout=20)[0]
+    assert [json.loads(record)["path"] for record in (first + rest).splitlines()] == ["a.wav", "b.wav"]
+
+
+def test_a_run_that_ends_while_a_list_is_open_says_one_line(write_wav: WriteWav) -> None:
+    write_wav("other.wav", tone(sample_rate=3 * TINY_RATE), sample_rate=3 * TINY_RATE)  # is resampled
+    command = [sys.executable, "-m", "audiotag", "batch", "--files-from", "-", "--strict", "--no-progress"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b"other.wav\nmissing.wav\n")
+        process.stdin.flush()
+        said = process.stderr.read()
+    assert said == b"audiotag: error: missing.wav: does not exist. Leave out --strict to go on after a failure\n"
+    assert process.returncode == 1
 
 
 def test_no_speed_is_told_where_nothing_was_left_to_tag(run_audiotag: RunAudiotag, sounds: Path) -> None:

@@ -134,6 +134,24 @@ def test_what_is_there_is_computed_while_the_only_decoder_waits_for_more() -> No
     assert list(items) == []
 
 
+def test_windows_of_live_audio_are_computed_before_a_batch_of_them_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audiotag.pipeline.crew.TURN_SECONDS", 0.01)
+    more = threading.Event()
+
+    def live(clip: int, given: Input) -> Generator[Item, None, None]:
+        for item in FakeWork([3]).decode(clip, given):
+            time.sleep(0.02)
+            yield item
+            assert not isinstance(item, WindowItem) or item.start < 1 or more.wait(5), "the first two were not computed"
+
+    work = FakeWork([])
+    crew = Crew(inputs_named(1), live, cast("Scorer", work), CrewSize(n_decoding=1, n_computing=1, n_threads=2))
+    items = crew.scored_items()
+    assert len(list(itertools.islice(items, 2))) == 2
+    more.set()
+    assert [type(item) for item, _ in items] == [WindowItem, ClipEnd]
+
+
 def test_a_caller_that_does_not_read_on_bounds_what_is_decoded() -> None:
     work = FakeWork([100_000])
     crew = work.crew()

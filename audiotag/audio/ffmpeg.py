@@ -188,7 +188,9 @@ class AvDecoder:
 
     def _read_packets(self) -> FloatArray:
         pieces = [np.zeros((self.info.n_channels, 0), dtype=np.float32)]
-        end = self.position + frames_per_block(self.info.n_channels)
+        n_frames = frames_per_block(self.info.n_channels)
+        # Live audio, of which a part may be asked for, is waited for as little as possible.
+        end = self.position + (n_frames if self._seekable else max(1, n_frames // 8))
         while self._next is not None and self.position < end:
             pieces.append(self._read_frame(self._next))
             self.position += pieces[-1].shape[1]

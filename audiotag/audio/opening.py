@@ -33,6 +33,10 @@ _STREAMABLE = (
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: WMA
 )  # fmt: skip
 
+# What writers of WAV to a pipe tell of data whose end they do not know: sox 0x7FFFF000, arecord 0x7FFFFF00, others the
+# largest number, signed or not. FFmpeg knows only the last one, and takes the others for the end.
+STAND_IN_SIZES = range(0x7FFF0000, 0x80000001)
+
 
 def open_decoder(source: Source) -> Decoder:
     """The decoder of a path, which it then owns, of an open file, or of a waveform; its first block has been decoded.
@@ -205,7 +209,7 @@ def _decoder_of_stream(file: BinaryIO, *, owned: bool) -> Decoder:
     head = _read_head(file)
     if not head:
         raise AudioError("holds nothing (0 bytes)")
-    stream = cast("BinaryIO", _Stream(head, file, owned=owned))
+    stream = cast("BinaryIO", _Stream(_with_open_end(head), file, owned=owned))
     if _can_be_streamed(head):
         return _only_decoder(stream, seekable=False, owned=owned)
     with closing(stream):
@@ -222,6 +226,17 @@ def _read_head(file: BinaryIO) -> bytes:
     head = b""
     while len(head) < HEAD_BYTES and (piece := file.read(HEAD_BYTES - len(head))):
         head += piece
+    return head
+
+
+def _with_open_end(head: bytes) -> bytes:
+    """The head of a stream; a WAV that tells a stand-in for its length tells that it is not known."""
+    at = 12 if head[:4] == b"RIFF" else len(head)
+    while at + 8 <= len(head):
+        kind, size = head[at : at + 4], int.from_bytes(head[at + 4 : at + 8], "little")
+        if kind == b"data":
+            return head[: at + 4] + b"\xff" * 4 + head[at + 8 :] if size in STAND_IN_SIZES else head
+        at += 8 + size + size % 2
     return head
 
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from queue import SimpleQueue
 
 from audiotag.errors import EngineError
@@ -35,6 +35,8 @@ from audiotag.scores import ScoreArray
 MAX_CLIPS_AHEAD = 64
 # Batches for each that may be computed at once that wait for their windows, or for the caller.
 BATCHES_AHEAD = 2
+# A clip whose next batch takes longer, as of live audio, hands on the windows that are there: progress tells of them.
+TURN_SECONDS = 1.0
 # A thread that blocks in a read (of stdin) cannot be woken; closing does not wait for it longer than this.
 JOIN_SECONDS = 1.0
 
@@ -213,18 +215,28 @@ class Crew:
             self._decode_on(self._decode(*found))
 
     def _decode_on(self, clip: Generator[Item, None, None]) -> None:
-        n_items, items = self._scorer.batch_size, []
+        items: list[Item] = []
         try:
-            items = list(islice(clip, n_items))
+            items = self._turn(clip)
         except BaseException as error:
             self._begin_no_more(error)
         with self._news:
             self._n_decoding -= 1
             self._waiting.extend(items)
             self._n_windows += sum(isinstance(item, WindowItem) for item in items)
-            if len(items) == n_items:
+            if items and isinstance(items[-1], WindowItem):
                 self._idle.append(clip)
             self._news.notify_all()
+
+    def _turn(self, clip: Generator[Item, None, None]) -> list[Item]:
+        """A batch of a clip's next items, or what there is when the turn is over; an end is the last one."""
+        items: list[Item] = []
+        over = time.monotonic() + TURN_SECONDS
+        for item in clip:
+            items.append(item)
+            if isinstance(item, WindowItem) and (len(items) >= self._scorer.batch_size or time.monotonic() > over):
+                break
+        return items
 
     def _begin_no_more(self, error: BaseException) -> None:
         """What is open is still decoded; then the caller's thread raises the error."""
