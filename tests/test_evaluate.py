@@ -430,6 +430,16 @@ def test_data_that_are_the_working_folder_have_its_name(
     assert len(caplog.messages) == 2
 
 
+def test_data_that_are_a_link_have_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not that of a store of contents, as git-annex and DVC link to."""
+    (tmp_path / "SHA256E-s24--ab.csv").touch()
+    (tmp_path / "birds.csv").symlink_to("SHA256E-s24--ab.csv")
+    made = provenance(tmp_path / "birds.csv", TrainConfig(), [], Counter(), 1, n_unreadable=0)
+    assert made["data"] == "birds.csv"
+    tell_learnt_clips(replace(TINY_CONFIG, provenance=made), tmp_path / "birds.csv", [], fold=None)
+    assert len(caplog.messages) == 1
+
+
 def test_clips_that_the_model_has_learnt_from_are_told_before_they_are_measured(
     run_audiotag: RunAudiotag, data: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -194,7 +195,7 @@ def tell_learnt_clips(model: ModelConfig, data: Path, all_clips: Sequence[Labell
     refitted model has learnt from every fold.
     """
     made = model.provenance
-    if made.get("data") != data.resolve().name:
+    if made.get("data") != os.path.basename(os.path.abspath(data)):
         return
     n_read = made.get("n_clips", 0)
     if len(all_clips) not in (n_read, n_read + made.get("n_clips_unreadable", 0)):
