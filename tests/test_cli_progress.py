@@ -81,6 +81,13 @@ def test_what_an_earlier_session_did_is_not_left_to_do() -> None:
         assert progress.total_seconds() == pytest.approx(600.0)
 
 
+def test_what_an_earlier_session_did_is_not_left_to_do_until_an_input_is_done_either() -> None:
+    with progress_over(Tally(n_ok=90, seconds=90 * 50.0), headers_tell=True) as progress:
+        progress.add_seconds(1.0)
+        progress.add_seconds(1.0)
+        assert progress.total_seconds() == pytest.approx(500.0)
+
+
 def test_clips_ahead_of_the_tally_do_not_make_the_rest_longer_for_good() -> None:
     tally = Tally(n_ok=90, seconds=90 * 60.0)
     with progress_over(tally) as progress:

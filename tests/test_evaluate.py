@@ -398,6 +398,12 @@ def test_labels_of_the_data_are_matched_whatever_their_case(
         ("m.csv", {}, "2", None),
         ("m.csv", {"refit": {"steps": 9}}, "2", "has learnt from all of these clips: expect less on others"),
         ("m.csv", {"n_clips": 7}, None, None),
+        (
+            "m.csv",  # what could not be read has been removed since
+            {"n_clips_unreadable": 1},
+            None,
+            "has learnt from these clips but for a fold: --fold 2 measures on that",
+        ),
         ("other.csv", {}, None, None),
     ],
 )
@@ -424,16 +430,26 @@ def test_data_that_are_the_working_folder_have_its_name(
     assert len(caplog.messages) == 2
 
 
-def test_clips_that_the_model_has_learnt_from_are_told_where_some_cannot_be_read(
+def test_data_that_are_a_link_have_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not that of a store of contents, as git-annex and DVC link to."""
+    (tmp_path / "SHA256E-s24--ab.csv").touch()
+    (tmp_path / "birds.csv").symlink_to("SHA256E-s24--ab.csv")
+    made = provenance(tmp_path / "birds.csv", TrainConfig(), [], Counter(), 1, n_unreadable=0)
+    assert made["data"] == "birds.csv"
+    tell_learnt_clips(replace(TINY_CONFIG, provenance=made), tmp_path / "birds.csv", [], fold=None)
+    assert len(caplog.messages) == 1
+
+
+def test_clips_that_the_model_has_learnt_from_are_told_before_they_are_measured(
     run_audiotag: RunAudiotag, data: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    """A training counts only what it could read."""
-    provenance = {"data": "m.csv", "n_clips": 5, "recipe": {"fold": "2"}}
+    """A training counts only what it could read; the clip that it could not is of another fold."""
+    provenance = {"data": "m.csv", "n_clips": 5, "n_clips_unreadable": 1, "recipe": {"fold": "1"}}
     shutil.copytree(tiny_model_folder, tmp_path / "trained")
     write_configs(tmp_path / "trained", replace(TINY_CONFIG, provenance=provenance))
-    ran = run_audiotag("evaluate", "m.csv", "--model", "trained")
-    assert "left out: broken.wav" in ran.stderr
-    assert "the model has learnt from these clips but for a fold: --fold 2 measures on that" in ran.stderr
+    ran = run_audiotag("evaluate", "m.csv", "--model", "trained", "--fold", "2")
+    told = "the model has learnt from these clips but for a fold: --fold 1 measures on that"
+    assert (ran.code, ran.stderr.index(told) < ran.stderr.index("clips 2/2")) == (0, True)
 
 
 def test_html_goes_to_a_file(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:

@@ -89,12 +89,12 @@ def evaluate(
         refuse_input_as_output(place, (clip.path for clip in all_clips))
     clips = _chosen(all_clips, fold=fold, sources=source)
     tell_unknown_labels(clips, labels)
+    tell_learnt_clips(folder.config, data, all_clips, fold=fold)
     tagger = Tagger(folder, options=engine_options)
     scores, read = score_clips(
         tagger, clips, on_progress=lambda done, total: status.show(f"clips {done}/{total}", keep=done == total)
     )
     n_failed = len(clips) - len(read)
-    tell_learnt_clips(folder.config, data, all_clips, fold=fold, n_failed=n_failed)
     measured = measure(scores, read, folder.config, n_failed=n_failed, among=chosen, all_clips=all_clips)
     about = {"model": folder.name, "revision": folder.revision, "sha256": folder.sha256,
              "precision": tagger.engine.precision, "data": str(data), "fold": fold}  # fmt: skip

@@ -107,6 +107,9 @@ class Progress:
 
     def add_seconds(self, seconds: float) -> None:
         """So much more audio is done."""
+        # The tally counts kept inputs too, which are not tagged here. The difference lacks what is tagged but not
+        # counted yet, now more, now less; so the largest is nearest.
+        self._seconds_kept = max(self._seconds_kept, self._tally.seconds - self.seconds)
         self.seconds += seconds
         self._show()
 
@@ -114,9 +117,6 @@ class Progress:
         """An input is done."""
         self._bytes_done += given.size or 0
         self._seconds_of_done = self.seconds
-        # The tally counts kept inputs too, which never come here. The difference lacks what is tagged but not counted
-        # yet, now more, now less; so the largest is nearest.
-        self._seconds_kept = max(self._seconds_kept, self._tally.seconds - self.seconds)
         self._show()
 
     def total_seconds(self) -> float | None:

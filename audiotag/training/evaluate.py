@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -187,17 +188,17 @@ def tell_unknown_labels(clips: Iterable[LabelledClip], labels: LabelSet) -> None
         logger.warning("labels that the model does not know do not count: %s", listed(unknown, show=suggested))
 
 
-def tell_learnt_clips(
-    model: ModelConfig, data: Path, all_clips: Sequence[LabelledClip], *, fold: str | None, n_failed: int = 0
-) -> None:
-    """Warns where the model seems to have learnt from the clips that are measured, which makes its figures too good.
+def tell_learnt_clips(model: ModelConfig, data: Path, all_clips: Sequence[LabelledClip], *, fold: str | None) -> None:
+    """Warns where the model seems to have learnt from clips that are to be measured, which makes its figures too good.
 
-    Its data are told by their name and number of clips; a training does not count the `n_failed` that cannot be read.
-    A refitted model has learnt from every fold.
+    Its data are told by their name and number of clips, with or without those that the training could not read. A
+    refitted model has learnt from every fold.
     """
     made = model.provenance
-    n_clips = (len(all_clips), len(all_clips) - n_failed)
-    if made.get("data") != data.resolve().name or made.get("n_clips") not in n_clips:
+    if made.get("data") != os.path.basename(os.path.abspath(data)):
+        return
+    n_read = made.get("n_clips", 0)
+    if len(all_clips) not in (n_read, n_read + made.get("n_clips_unreadable", 0)):
         return
     if "refit" in made:
         logger.warning("the model has learnt from all of these clips: expect less on others")

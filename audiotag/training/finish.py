@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -98,7 +99,7 @@ def provenance(
     return {
         "made_by": f"audiotag {__version__} train",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "data": data.resolve().name,
+        "data": os.path.basename(os.path.abspath(data)),
         "n_clips": len(clips),
         "n_clips_unreadable": n_unreadable,
         "n_clips_held_out": sum(clip.fold == config.fold for clip in clips),
