@@ -81,6 +81,11 @@ def read_dataset(data: Path) -> tuple[LabelledClip, ...]:
     return clips
 
 
+def name_of(data: Path) -> str:
+    """What a model's provenance calls a data set: its own name as given, also where that is `.` or a link."""
+    return os.path.basename(os.path.abspath(data))
+
+
 def _clips_of(data: Path) -> Iterator[LabelledClip]:
     if data.is_dir():
         return _clips_of_folder(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from audiotag.labels import LabelSet
 from audiotag.options import TagOptions
 from audiotag.results import SCORE_DIGITS, ClipResult, Failure
 from audiotag.tagger import Tagger
-from audiotag.training.dataset import LabelledClip, label_matrix
+from audiotag.training.dataset import LabelledClip, label_matrix, name_of
 from audiotag.training.hierarchy import ancestors_of_labels
 from audiotag.training.metrics import (
     at_threshold,
@@ -195,7 +194,7 @@ def tell_learnt_clips(model: ModelConfig, data: Path, all_clips: Sequence[Labell
     refitted model has learnt from every fold.
     """
     made = model.provenance
-    if made.get("data") != os.path.basename(os.path.abspath(data)):
+    if made.get("data") != name_of(data):
         return
     n_read = made.get("n_clips", 0)
     if len(all_clips) not in (n_read, n_read + made.get("n_clips_unreadable", 0)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from audiotag.training.batches import Data
 from audiotag.training.calibration import calibration_errors, fit_platt, fold_into_head
 from audiotag.training.checkpoint import comparable, load_checkpoint
 from audiotag.training.credits import write_credits
-from audiotag.training.dataset import Credit, LabelledClip, label_matrix
+from audiotag.training.dataset import Credit, LabelledClip, label_matrix, name_of
 from audiotag.training.figures import measure_model
 from audiotag.training.places import BEST_CHECKPOINT, work_folder
 from audiotag.training.validation import cut, window_logits
@@ -99,7 +98,7 @@ def provenance(
     return {
         "made_by": f"audiotag {__version__} train",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "data": os.path.basename(os.path.abspath(data)),
+        "data": name_of(data),
         "n_clips": len(clips),
         "n_clips_unreadable": n_unreadable,
         "n_clips_held_out": sum(clip.fold == config.fold for clip in clips),
