@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 
 from audiotag.audio.decoder import Decoder, HeaderOnly, NotDecodable
 from audiotag.audio.ffmpeg import AvDecoder
-from audiotag.audio.libsndfile import SoundFileDecoder
+from audiotag.audio.libsndfile import UNKNOWN_BYTES, SoundFileDecoder
 from audiotag.audio.waveform import Waveform, WaveformDecoder
 from audiotag.errors import AudioError
 
@@ -35,7 +35,7 @@ _STREAMABLE = (
 
 # What writers of WAV to a pipe tell of data whose end they do not know: sox 0x7FFFF000, arecord 0x7FFFFF00, others the
 # largest number, signed or not. FFmpeg knows only the last one, and takes the others for the end.
-STAND_IN_SIZES = range(0x7FFF0000, 0x80000001)
+STAND_IN_SIZES = range(UNKNOWN_BYTES, 0x8000_0001)
 
 
 def open_decoder(source: Source) -> Decoder:
@@ -90,19 +90,22 @@ def _decoder_of_file(file: BinaryIO, *, owned: bool) -> Decoder:
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         raise AudioError("holds nothing (0 bytes). Copy or download it again")
-    head, last_page = _ogg_ends(file, size)
+    file.seek(0)
+    head = file.read(_PAGE_HEADER_BYTES)
+    last_page = _last_ogg_page(file, size) if head[:4] == b"OggS" else b""
     # Recordings of net radio are chains of streams, of which libsndfile reads only the first.
     is_chain = len(last_page) >= _STREAM.stop and head[_STREAM] != last_page[_STREAM]
-    decoder = _decoder_by_content(file, size, is_chain=is_chain, owned=owned)
+    if is_chain or _is_mpeg(head):
+        decoder = _only_decoder(file, seekable=True, owned=owned)
+    else:
+        decoder = _first_decoder(file, size, owned=owned)
     if last_page and not _is_whole(last_page):
         decoder.warnings.append("cut short: its last page is not whole")
     return decoder
 
 
-def _decoder_by_content(file: BinaryIO, size: int, *, is_chain: bool, owned: bool) -> Decoder:
-    file.seek(0)
-    if is_chain or _is_mpeg(file.read(4)):
-        return _only_decoder(file, seekable=True, owned=owned)
+def _first_decoder(file: BinaryIO, size: int, *, owned: bool) -> Decoder:
+    """libsndfile's, or FFmpeg's where libsndfile refuses."""
     try:
         decoder = SoundFileDecoder(file, size=size, owned=owned)
     except NotDecodable as refusal:
@@ -130,16 +133,12 @@ _STREAM = slice(14, 18)
 _PAGE_HEADER_BYTES = 27
 
 
-def _ogg_ends(file: BinaryIO, size: int) -> tuple[bytes, bytes]:
-    """How an Ogg file begins, and its last page as far as it is there, with what follows; nothing of other files."""
-    file.seek(0)
-    head = file.read(_PAGE_HEADER_BYTES)
-    if head[:4] != b"OggS":
-        return b"", b""
+def _last_ogg_page(file: BinaryIO, size: int) -> bytes:
+    """The last page of an Ogg file as far as it is there, with what follows; nothing where none is near the end."""
     file.seek(max(0, size - HEAD_BYTES))
     tail = file.read(HEAD_BYTES)
     at = tail.rfind(b"OggS")
-    return head, tail[at:] if at >= 0 else b""
+    return tail[at:] if at >= 0 else b""
 
 
 def _is_whole(page: bytes) -> bool:
