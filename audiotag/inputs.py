@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
 
@@ -125,7 +126,7 @@ def is_read_once(given: Input) -> bool:
     return given.source is None or (status is not None and stat.S_ISFIFO(status.st_mode))
 
 
-def open_stdin() -> BinaryIO:
+def open_stdin() -> FileIO:
     """Unbuffered: a thread that blocks in a read of the buffered `sys.stdin` holds its lock, and Python cannot end."""
     if os.name == "posix":  # ssh, Node and others leave a pipe that does not block: what is not there yet was its end
         os.set_blocking(0, True)

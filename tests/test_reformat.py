@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,24 @@ def test_a_header_goes_along(run_audiotag: RunAudiotag, tmp_path: Path) -> None:
     run_audiotag("reformat", "all.ndjson", "--out", "again.json")
     run_audiotag("reformat", "again.json", "--out", "back.ndjson", "--header")
     assert (tmp_path / "back.ndjson").read_bytes() == (tmp_path / "all.ndjson").read_bytes()
+
+
+def test_a_pipe_that_does_not_block_is_read_to_its_end(run_audiotag: RunAudiotag, tmp_path: Path) -> None:
+    run_audiotag("batch", "in", "--out", "all.ndjson")
+    lines = (tmp_path / "all.ndjson").read_bytes().splitlines(keepends=True)
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)  # as ssh and Node leave it to who shares it
+    command = [sys.executable, "-m", "audiotag", "reformat", "-", "-f", "ndjson"]
+    with subprocess.Popen(command, stdin=reading, stdout=subprocess.PIPE) as process:
+        os.close(reading)
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):
+            for line in lines:
+                os.write(writing, line)
+                time.sleep(0.5)  # else all is there before it is read
+        os.close(writing)
+        written = process.stdout.read()
+    assert written == b"".join(lines)
 
 
 LAYOUTS: dict[str, Callable[[Any], str]] = {

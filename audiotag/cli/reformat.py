@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,7 @@ from audiotag.cli import options
 from audiotag.cli.progress import counted
 from audiotag.cli.status import say
 from audiotag.errors import DataError
+from audiotag.inputs import open_stdin
 from audiotag.writers import open_output, pick_format
 
 
@@ -38,7 +39,7 @@ def reformat(
     if out is not None:
         check_output(out, "overwrite" if overwrite else "new")
     try:
-        with open(sys.stdin.fileno() if path is None else path, "rb", closefd=path is not None) as lines:
+        with BufferedReader(open_stdin()) if path is None else path.open("rb") as lines:
             write = partial(run, lines, "stdin" if path is None else str(path), form=name, with_header=header)
             if out is None:
                 with open_output(None) as output:
