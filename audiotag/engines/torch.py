@@ -102,7 +102,8 @@ class TorchEngine:
         """Logits of a batch; see `Engine`."""
         with self._full_precision():
             try:
-                logits: Tensor = self._network(self._on_device(log_mels))
+                batch = torch.from_numpy(log_mels).to(self._device)
+                logits: Tensor = self._network(batch.to(self._dtype, memory_format=torch.channels_last))
                 return logits.float().cpu().numpy()
             except torch.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
@@ -111,12 +112,6 @@ class TorchEngine:
                 if any(words in str(error) for words in _OUT_OF_MEMORY):
                     raise MemoryError(str(error)) from error
                 raise EngineError(f"engine torch on {self.device}: {error}. Try --device cpu") from error
-
-    def _on_device(self, log_mels: FloatArray) -> Tensor:
-        batch = torch.from_numpy(log_mels)
-        if self._device.type == "cuda":
-            batch = batch.pin_memory().to(self._device, non_blocking=True)
-        return batch.to(self._device, self._dtype, memory_format=torch.channels_last)
 
 
 @contextmanager
