@@ -140,7 +140,7 @@ class BatchSource:
             seconds=(SHORTEST_NEGATIVE * window, LONGEST_NEGATIVE * window),
         )  # fmt: skip
         absent = np.zeros(self._targets.shape[1], dtype=np.float32)
-        log_mels = [transform(noise[None])[0].astype(np.float16) for noise in noises]
+        log_mels = [transform(noise).astype(np.float16) for noise in noises]
         return [Sound(log_mel, absent, np.arange(len(log_mel))) for log_mel in log_mels]
 
     def from_step(self, step: int) -> Iterator[tuple[FloatArray, FloatArray]]:

@@ -310,7 +310,7 @@ def _write_cache(
             samples = damage(samples, sample_rate=frontend.sample_rate, kind=kind, rng=rng)
         if not len(samples):
             return np.zeros((0, frontend.n_mels), dtype=np.float16)
-        return np.asarray(transform(samples[None])[0], dtype=np.float16)
+        return transform(samples).astype(np.float16)
 
     stem.parent.mkdir(parents=True, exist_ok=True)
     # Its own of each process: trainings may share a cache, and make the same files at the same time.
