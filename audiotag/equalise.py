@@ -12,15 +12,12 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from audiotag.engines import FloatArray
 from audiotag.network import AudioRepInceptionNeXt, Block
-
-FloatArray = npt.NDArray[np.float32]
 
 WEIGHT_LEVELS = 64  # on each side of 0: 7 bits, as `export.quantise_int8` asks for
 

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from audiotag.config import ModelConfig, TrainConfig
+from audiotag.engines import FloatArray
 from audiotag.errors import DataError, listed
 from audiotag.frontend import LogMel
 from audiotag.training.augment import Augmenter, Sound, active_frames, synthetic_negatives
 from audiotag.training.damage import KINDS
 from audiotag.training.dataset import HalfArray, LabelledClip, label_matrix, log_mels_of, unknown_labels
-
-FloatArray = npt.NDArray[np.float32]
 
 N_NEGATIVES = 360  # synthetic clips
 # Their lengths, in windows. Many fill a window: of noise that always ends in it, a network learns only that it ends.

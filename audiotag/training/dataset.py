@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from audiotag.audio import read_audio
 from audiotag.config import FrontEndConfig
+from audiotag.engines import FloatArray
 from audiotag.errors import AudioError, DataError, listed
 from audiotag.frontend import LogMel
 from audiotag.inputs import Input, find_inputs
@@ -33,7 +34,6 @@ from audiotag.machine import core_count
 from audiotag.training.damage import damage
 from audiotag.training.hierarchy import ancestors_of_labels
 
-FloatArray = npt.NDArray[np.float32]
 HalfArray = npt.NDArray[np.float16]
 
 LABEL_COLUMNS = ("labels_all", "labels", "label")

@@ -19,6 +19,7 @@ from audiotag.errors import DataError, listed
 from audiotag.labels import LabelSet
 from audiotag.options import TagOptions
 from audiotag.results import SCORE_DIGITS, ClipResult, Failure
+from audiotag.scores import ScoreArray
 from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip, label_matrix, name_of
 from audiotag.training.hierarchy import ancestors_of_labels
@@ -36,7 +37,6 @@ from audiotag.training.metrics import (
 
 logger = logging.getLogger(__name__)
 
-ScoreArray = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
 N_RESAMPLES = 1000  # bootstrap samples

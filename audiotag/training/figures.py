@@ -15,9 +15,10 @@ from audiotag.labels import LabelSet
 from audiotag.model_card import write_model_card
 from audiotag.model_folder import open_model_folder, write_configs
 from audiotag.options import EngineOptions, PrecisionName
+from audiotag.scores import ScoreArray
 from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip, label_matrix
-from audiotag.training.evaluate import N_RESAMPLES, Evaluation, ScoreArray, measure, score_clips
+from audiotag.training.evaluate import N_RESAMPLES, Evaluation, measure, score_clips
 from audiotag.training.metrics import f1_thresholds
 from audiotag.training.negatives import negative_scores, negatives_tagged
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from audiotag import __version__
 from audiotag.config import ModelConfig, TrainConfig
+from audiotag.engines import FloatArray
 from audiotag.export import write_weights
 from audiotag.machine import core_count
 from audiotag.model_folder import write_configs
@@ -27,8 +27,6 @@ from audiotag.training.dataset import Credit, LabelledClip, label_matrix, name_o
 from audiotag.training.figures import measure_model
 from audiotag.training.places import BEST_CHECKPOINT, work_folder
 from audiotag.training.validation import cut, window_logits
-
-FloatArray = npt.NDArray[np.float32]
 
 # Windows that int8 gets its ranges from, and of them at once: percentiles keep every activation of a batch in memory.
 N_RANGE_WINDOWS, RANGE_BATCH = 192, 32

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from audiotag.engines import FloatArray
 from audiotag.results import ClipResult
 from audiotag.selftest import write_wav
 from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip
 from audiotag.training.evaluate import score_clips
 
-FloatArray = npt.NDArray[np.float32]
 Maker = Callable[[npt.NDArray[np.float64], np.random.Generator], npt.NDArray[np.float64]]
 
 N_CLIPS = 20  # of each kind: one of them tagged is one in twenty

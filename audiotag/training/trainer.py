@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.convert import CHECKPOINT_FORMAT
+from audiotag.engines import FloatArray
 from audiotag.errors import CheckpointError, DataError
 from audiotag.model_folder import ModelFolder
 from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
@@ -33,8 +33,6 @@ from audiotag.training.metrics import hit_rate, macro_map
 from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT
 from audiotag.training.start import start_from
 from audiotag.training.validation import window_logits
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)

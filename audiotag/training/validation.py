@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from audiotag.config import ModelConfig, WindowConfig
+from audiotag.engines import FloatArray
 from audiotag.frontend import repeated
 from audiotag.network import AudioRepInceptionNeXt
 from audiotag.training.dataset import HalfArray
 from audiotag.windows import window_starts
-
-FloatArray = npt.NDArray[np.float32]
 
 VALIDATION_BATCH = 64  # windows
 
