@@ -35,13 +35,17 @@ def average_precision(scores: Array, targets: Array) -> float:
     n_positives = targets.sum()
     if not n_positives:
         return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(targets[order])
-    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-    ranks = np.flatnonzero(last_of_tie) + 1
-    hits = hits[last_of_tie]
+    order, ranks = _ranked(scores)
+    hits = np.cumsum(targets[order])[ranks - 1]
     gained = np.diff(hits, prepend=0)
     return float(np.sum(gained * hits / ranks) / n_positives)
+
+
+def _ranked(scores: Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The clips by falling score, and how many there are down to each distinct score. `[clip]`, `[threshold]`."""
+    order = np.argsort(-scores, kind="stable")
+    is_last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    return order, np.flatnonzero(is_last_of_tie) + 1
 
 
 def average_precisions(scores: Array, targets: Array) -> npt.NDArray[np.float64]:
@@ -134,10 +138,9 @@ def _logit(scores: Any) -> Any:
 
 def precision_recall_curve(scores: Array, targets: Array) -> npt.NDArray[np.float64]:
     """Recall, precision and threshold at every distinct score, highest first. Shape: `[3, threshold]`."""
-    order = np.argsort(-scores, kind="stable")
-    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-    hits = np.cumsum(targets[order])[last_of_tie]
-    return np.stack([hits / hits[-1], hits / (np.flatnonzero(last_of_tie) + 1), scores[order][last_of_tie]])
+    order, ranks = _ranked(scores)
+    hits = np.cumsum(targets[order])[ranks - 1]
+    return np.stack([hits / hits[-1], hits / ranks, scores[order][ranks - 1]])
 
 
 def bootstrap(
@@ -169,10 +172,9 @@ def weighted_average_precisions(scores: Array, targets: Array, times: Array) -> 
 
 def _weighted_ap(scores: Array, targets: Array, times: Array) -> npt.NDArray[np.float64]:
     """Shape: `[clip]`, `[clip]`, `[clip, sample]` -> `[sample]`."""
-    order = np.argsort(-scores, kind="stable")
-    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-    gains = np.diff(np.cumsum(targets[order])[last_of_tie], prepend=0) > 0
-    ends = np.flatnonzero(last_of_tie)[gains] + 1  # only there precision counts: where a positive is newly shown
+    order, ranks = _ranked(scores)
+    gains = np.diff(np.cumsum(targets[order])[ranks - 1], prepend=0) > 0
+    ends = ranks[gains]  # only there precision counts: where a positive is newly shown
     starts = np.append(0, ends[:-1])
     ranked = times[order[: ends[-1]]]
     shown = np.cumsum(np.add.reduceat(ranked, starts), axis=0)
