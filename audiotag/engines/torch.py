@@ -1,6 +1,6 @@
 """torch as an engine: CUDA and MPS in full or half precision, and the CPU as the reference.
 
-Activations lie channels-last, which the depth-wise and the 1 x 1 convolutions of this network prefer.
+Activations lie channels-last, which halves the time of this network on a CPU; on a GPU it was not measured.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class TorchEngine:
             except RuntimeError as error:
                 if any(words in str(error) for words in _OUT_OF_MEMORY):
                     raise MemoryError(str(error)) from error
-                raise EngineError(f"engine torch on {self.device}: {error}. Try --device cpu") from error
+                raise EngineError(f"engine torch on {self.device}: {error}. Try --device cpu --engine onnx") from error
 
 
 @contextmanager
