@@ -299,15 +299,7 @@ def _write_cache(
     transform = LogMel(frontend)
 
     def log_mel(number: int, clip: LabelledClip) -> HalfArray:
-        try:
-            waveform = read_audio(clip.path, sample_rate=frontend.sample_rate, duration=MAX_CLIP_SECONDS)
-        except AudioError as error:
-            logger.warning("left out: %s", error)
-            return np.zeros((0, frontend.n_mels), dtype=np.float16)
-        samples = waveform.samples
-        if len(samples) and kind is not None:
-            rng = np.random.default_rng((number, *kind.encode()))
-            samples = damage(samples, sample_rate=frontend.sample_rate, kind=kind, rng=rng)
+        samples = _samples(number, clip, frontend.sample_rate, kind)
         if not len(samples):
             return np.zeros((0, frontend.n_mels), dtype=np.float16)
         return transform(samples).astype(np.float16)
@@ -329,3 +321,15 @@ def _write_cache(
         partial.replace(stem.with_suffix(".npy"))
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _samples(number: int, clip: LabelledClip, sample_rate: int, kind: str | None) -> FloatArray:
+    """A clip after its damage, which depends on its number; none, with a warning, where it cannot be read."""
+    try:
+        samples = read_audio(clip.path, sample_rate=sample_rate, duration=MAX_CLIP_SECONDS).samples
+    except AudioError as error:
+        logger.warning("left out: %s", error)
+        return np.zeros(0, dtype=np.float32)
+    if not len(samples) or kind is None:
+        return samples
+    return damage(samples, sample_rate=sample_rate, kind=kind, rng=np.random.default_rng((number, *kind.encode())))
