@@ -20,7 +20,8 @@ from audiotag.training.damage import KINDS
 from audiotag.training.dataset import HalfArray, LabelledClip, label_matrix, log_mels_of, unknown_labels
 
 N_NEGATIVES = 360  # synthetic clips
-# Their lengths, in windows. Many fill a window: of noise that always ends in it, a network learns only that it ends.
+# Their lengths, in windows. Many are longer than one: a network that sees noise end in every window learns the end, and
+# not the noise.
 SHORTEST_NEGATIVE, LONGEST_NEGATIVE = 0.2, 2.0
 
 
@@ -82,7 +83,6 @@ def split(data: Data, fold: str) -> tuple[Data, Data]:
     Raises:
         DataError: one of the two has no clip, or the held-out fold none with a label of the model.
     """
-
     check_fold(data.clips, fold)
     is_held_out = np.array([clip.fold == fold for clip in data.clips])
     learning, held_out = data.part(np.flatnonzero(~is_held_out)), data.part(np.flatnonzero(is_held_out))
@@ -176,7 +176,10 @@ class BatchSource:
 
 
 def _sampling_weights(targets: FloatArray) -> FloatArray:
-    """A clip weighs as its rarest label: one over the root of the label's count."""
+    """A clip weighs as its rarest label: one over the square root of the number of clips with that label.
+
+    As in Mahajan et al.: "Exploring the limits of weakly supervised pretraining", ECCV 2018.
+    """
     rarity = 1.0 / np.sqrt(np.maximum(targets.sum(axis=0), 1.0))
     weights = (targets * rarity).max(axis=1)
     # Clips without a known label still show what the labels do not sound like.

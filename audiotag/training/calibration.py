@@ -34,8 +34,7 @@ N_PARTS = 5  # of the groups, for an honest error
 
 @dataclass(frozen=True)
 class Platt:
-    """What calibrates a logit of each label: scale * logit + offset. `scale` is positive, so no two windows
-    change places.
+    """What calibrates a logit of each label: scale * logit + offset. `scale` is positive: the order of windows stays.
 
     Shape: `[class]` each.
     """

@@ -1,7 +1,7 @@
 """How good scores are: ranking measures over labels and clips. One definition for training and `evaluate`.
 
-Shapes: scores and targets are `[clip, class]`; a target is 1 where the label is heard. At least one is 1, except where
-it is said what comes without a positive.
+Shapes: scores and targets are `[clip, class]`; a target is 1 where the label is heard (a positive), else 0. At least
+one must be 1, unless a docstring says what is returned without a positive.
 """
 
 from __future__ import annotations
