@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from audiotag.config import FrontEndConfig, TrainConfig, WindowConfig
 from audiotag.engines import FloatArray
-from audiotag.training.dataset import HalfArray
+from audiotag.training.log_mels import HalfArray
 
 GAIN_DB = (-30.0, 6.0)  # that a window is made louder by
 MIX_DB = (-10.0, 10.0)  # second sound against the first where both are labelled

@@ -17,7 +17,8 @@ from audiotag.errors import DataError, listed
 from audiotag.frontend import LogMel
 from audiotag.training.augment import Augmenter, Sound, active_frames, synthetic_negatives
 from audiotag.training.damage import KINDS
-from audiotag.training.dataset import HalfArray, LabelledClip, label_matrix, log_mels_of, unknown_labels
+from audiotag.training.dataset import LabelledClip, label_matrix, unknown_labels
+from audiotag.training.log_mels import HalfArray, log_mels_of
 
 N_NEGATIVES = 360  # synthetic clips
 # Their lengths, in windows. Many are longer than one: a network that sees noise end in every window learns the end, and

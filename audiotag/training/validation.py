@@ -13,7 +13,7 @@ from audiotag.config import ModelConfig, WindowConfig
 from audiotag.engines import FloatArray
 from audiotag.frontend import repeated
 from audiotag.network import AudioRepInceptionNeXt
-from audiotag.training.dataset import HalfArray
+from audiotag.training.log_mels import HalfArray
 from audiotag.windows import window_starts
 
 VALIDATION_BATCH = 64  # windows
