@@ -27,7 +27,7 @@ MOST_DEFAULT_THRESHOLD = 0.9  # that a sound without anything to name can ask fo
 NEGATIVE_MARGIN = 0.01  # of a default threshold above every such sound
 MOST_OUTSIDE_TAGGED = 0.05  # share of the clips with no label of the model that may get a tag
 LEAST_OUTSIDE_CLIPS = 20  # from where one of them is not more than that share
-# Of the sounds that thresholds are raised above; the share that is tagged is measured on others (seed 0).
+# Of the sounds that thresholds are raised above; how many are tagged is measured on others.
 SEED_OF_NEGATIVES: dict[PrecisionName, int] = {"fp32": 1, "int8": 2}
 THRESHOLD_DIGITS = 3
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "int8")

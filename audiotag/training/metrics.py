@@ -20,6 +20,7 @@ Array = npt.NDArray[np.floating]
 # 0.511 (the common threshold alone gives 0.506, each label's own 0.299), mean of labels 0.297 (0.284 and 0.321).
 PRIOR_POSITIVES = 20.0  # that the threshold of all labels counts as, beside a label's own positives
 FEWEST_POSITIVES = 3  # that a label's own best threshold takes
+N_BINS = 15  # of scores, for the calibration error
 RESAMPLED_AT_ONCE = 2_000_000  # clips, all samples together, for bounded memory
 
 
@@ -184,13 +185,13 @@ def _weighted_ap(scores: Array, targets: Array, times: Array) -> npt.NDArray[np.
         return np.asarray((gained * hits / np.maximum(shown, 1)).sum(axis=0) / hits[-1])
 
 
-def expected_calibration_error(scores: Array, targets: Array, *, n_bins: int = 15) -> float:
+def expected_calibration_error(scores: Array, targets: Array) -> float:
     """How far scores are from shares, on average over all (clip, label) pairs; 0 is perfect.
 
-    Pairs are sorted into `n_bins` equally wide bins of the score; each bin weighs as many as it holds and adds the
+    Pairs are sorted into `N_BINS` equally wide bins of the score; each bin weighs as many as it holds and adds the
     distance of its mean score from the share of pairs that are true (Guo et al., "On calibration of modern neural
     networks", ICML 2017, equation 3). Most pairs are absent labels with scores near 0, which keeps the figure small.
     """
-    bins = np.minimum((scores.ravel() * n_bins).astype(np.intp), n_bins - 1)
-    excess = np.bincount(bins, weights=scores.ravel() - targets.ravel(), minlength=n_bins)
+    bins = np.minimum((scores.ravel() * N_BINS).astype(np.intp), N_BINS - 1)
+    excess = np.bincount(bins, weights=scores.ravel() - targets.ravel(), minlength=N_BINS)
     return float(np.abs(excess).sum() / scores.size)
