@@ -149,11 +149,12 @@ def _load_pocketfft() -> Any:
 _rfft = _find_rfft()
 
 
-def repeated(log_mel: npt.NDArray[Any], frontend: FrontEndConfig, window: WindowConfig) -> npt.NDArray[Any]:
-    """The log-mel of a short clip, again and again with the window's gap of silence between; the last may be cut.
+def filled_up(log_mel: npt.NDArray[Any], frontend: FrontEndConfig, window: WindowConfig) -> npt.NDArray[Any]:
+    """The log-mel of a clip that is shorter than the window, with the frames that are missing.
 
-    Whole frames are repeated, not samples: all repetitions look alike, as they do in training. Where the window's rule
-    is not to repeat, silence follows to the end.
+    Where the window's rule is to repeat, the clip comes again and again with a gap of silence between, the last time
+    perhaps cut off. Whole frames are repeated, not samples: all repetitions look alike, as they do in training. For any
+    other rule silence follows.
 
     Shape: `[frame, mel]` -> `[n_frames, mel]`.
     """
@@ -182,7 +183,7 @@ class WindowLogMel:
     def _pad_and_transform(self, samples: FloatArray) -> FloatArray:
         missing = self.window.n_samples - len(samples)
         if missing and self.window.padding == "repeat":
-            return repeated(self.log_mel(samples), self.log_mel.config, self.window)
+            return filled_up(self.log_mel(samples), self.log_mel.config, self.window)
         if missing and self.window.padding == "last_frame":
             log_mel = self.log_mel(samples)
             return np.pad(log_mel, ((0, self.window.n_frames - len(log_mel)), (0, 0)), mode="edge")

@@ -88,9 +88,8 @@ class Augmenter:
         shown = int(self._rng.choice(sound.active))
         latest = max(0, len(sound.log_mel) - wanted)
         start = min(max(0, shown - int(self._rng.integers(0, wanted))), latest)
-        log_mel = sound.log_mel
-        magnitudes = np.exp(log_mel[start : start + wanted].astype(np.float32)) - self._offset
-        magnitudes = np.maximum(magnitudes, 0.0)
+        log_mel = sound.log_mel[start : start + wanted].astype(np.float32)
+        magnitudes = np.maximum(np.exp(log_mel) - self._offset, 0.0)
         if speed != 1.0 and len(magnitudes) > 1:
             magnitudes = _resample_frames(magnitudes, speed)
         return self._place(self._shift_pitch(magnitudes))
