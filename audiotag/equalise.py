@@ -12,15 +12,12 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from audiotag.engines import FloatArray
 from audiotag.network import AudioRepInceptionNeXt, Block
-
-FloatArray = npt.NDArray[np.float32]
 
 WEIGHT_LEVELS = 64  # on each side of 0: 7 bits, as `export.quantise_int8` asks for
 
@@ -97,7 +94,7 @@ def _correct_biases(network: AudioRepInceptionNeXt, seen: dict[nn.Module, _Seen]
         assert isinstance(conv, nn.Conv2d)
         assert conv.bias is not None
         assert each.inputs is not None
-        # Not 0 either where training has set denormals to be flushed.
+        # The least normal number: after training, which has denormals flushed, a smaller one would be 0.
         step = (conv.weight.abs().amax(dim=(1, 2, 3), keepdim=True) / WEIGHT_LEVELS).clamp_min(torch.finfo().tiny)
         lost = conv.weight - torch.round(conv.weight / step) * step
         shift = functional.conv2d(

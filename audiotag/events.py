@@ -14,13 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from audiotag.config import ModelConfig
 from audiotag.options import EventOptions
 from audiotag.results import Event, Tag
-
-ScoreArray = npt.NDArray[np.float64]
+from audiotag.scores import ScoreArray
 
 ROUNDING = 1e-6  # seconds, less than a sample: times that should be the same differ by less
 LEAST_SCORE = float(np.finfo(np.float64).tiny)  # for the logarithm of a score that came out as 0

@@ -53,7 +53,7 @@ def mel_filterbank(config: FrontEndConfig) -> FloatArray:
 
 
 class LogMel:
-    """Log-mel of waveforms; the formula is `FrontEndConfig`'s.
+    """The log-mel of a waveform; the formula is `FrontEndConfig`'s.
 
     Only the `win_length` samples under the Hann window are transformed: where they lie within the `n_fft` samples
     changes the phase, which the magnitude drops.
@@ -71,15 +71,14 @@ class LogMel:
         largest = max(weights.size for _, _, weights in self._bands)
         self._block_frames = max(1, min(BLOCK_SAMPLES // config.n_fft, MAX_PRODUCT // largest))
 
-    def __call__(self, waveforms: FloatArray, *, n_samples: int | None = None) -> FloatArray:
-        """Log-mels of waveforms of one length, or as if zeros followed them up to `n_samples`.
+    def __call__(self, samples: FloatArray, *, n_samples: int | None = None) -> FloatArray:
+        """The log-mel of a waveform, or of one with zeros behind it up to `n_samples`.
 
-        Shape: `[n, sample]` -> `[n, 1 + n_samples // hop_length, mel]`, contiguous.
+        Shape: `[sample]` -> `[1 + n_samples // hop_length, mel]`, contiguous.
         """
-        n_frames = self.config.n_frames(n_samples or waveforms.shape[1])
-        mels = np.empty((len(waveforms), n_frames, self.config.n_mels), dtype=np.float32)
-        for samples, out in zip(waveforms, mels, strict=True):
-            self._transform(self._frames(samples, len(out)), out)
+        n_frames = self.config.n_frames(n_samples or len(samples))
+        mels = np.empty((n_frames, self.config.n_mels), dtype=np.float32)
+        self._transform(self._frames(samples, n_frames), mels)
         mels += np.float32(self.config.log_offset)
         return np.log(mels, out=mels)
 
@@ -150,11 +149,12 @@ def _load_pocketfft() -> Any:
 _rfft = _find_rfft()
 
 
-def repeated(log_mel: npt.NDArray[Any], frontend: FrontEndConfig, window: WindowConfig) -> npt.NDArray[Any]:
-    """The log-mel of a short clip, again and again with the window's gap of silence between; the last may be cut.
+def filled_up(log_mel: npt.NDArray[Any], frontend: FrontEndConfig, window: WindowConfig) -> npt.NDArray[Any]:
+    """The log-mel of a clip that is shorter than the window, with the frames that are missing.
 
-    Whole frames are repeated, not samples: all repetitions look alike, as they do in training. Where the window's rule
-    is not to repeat, silence follows to the end.
+    Where the window's rule is to repeat, the clip comes again and again with a gap of silence between, the last time
+    perhaps cut off. Whole frames are repeated, not samples: all repetitions look alike, as they do in training. For any
+    other rule silence follows.
 
     Shape: `[frame, mel]` -> `[n_frames, mel]`.
     """
@@ -183,11 +183,10 @@ class WindowLogMel:
     def _pad_and_transform(self, samples: FloatArray) -> FloatArray:
         missing = self.window.n_samples - len(samples)
         if missing and self.window.padding == "repeat":
-            return repeated(self.log_mel(samples[None])[0], self.log_mel.config, self.window)
+            return filled_up(self.log_mel(samples), self.log_mel.config, self.window)
         if missing and self.window.padding == "last_frame":
-            log_mel = self.log_mel(samples[None])[0]
+            log_mel = self.log_mel(samples)
             return np.pad(log_mel, ((0, self.window.n_frames - len(log_mel)), (0, 0)), mode="edge")
         if missing and self.window.padding == "last_sample":
             samples = np.pad(samples, (0, missing), mode="edge")
-        padded: FloatArray = self.log_mel(samples[None], n_samples=self.window.n_samples)[0]
-        return padded
+        return self.log_mel(samples, n_samples=self.window.n_samples)

@@ -13,7 +13,7 @@ more than half of what they cover together.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ import soundfile
 from audiotag.audio import read_audio
 from audiotag.hub import resolve_model
 from audiotag.options import EngineOptions, TagOptions
+from audiotag.results import ClipResult, Result
 from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip, read_dataset
 from audiotag.windows import window_starts
@@ -174,7 +175,42 @@ def measure(all_moments: list[Array], truths: list[list[Event]], threshold: floa
     return seconds.f1, events.f1, float(np.median(distances)) if distances else float("nan")
 
 
+def write_mixtures(paths: list[Path], clips: list[LabelledClip], labels: list[str], rate: int) -> list[list[Event]]:
+    """Writes a mixture to each path; what is in them."""
+    rng, truths = np.random.default_rng(1), list[list[Event]]()
+    for path in paths:
+        sound, events = mixture(clips, labels, rate, rng)
+        soundfile.write(path, sound, rate, subtype="FLOAT")
+        truths.append(events)
+    return truths
+
+
+def rows(tagger: Tagger, paths: list[Path], truths: list[list[Event]]) -> Iterator[str]:
+    """Markdown, one row for each rule and number of windows."""
+    rate, window = tagger.config.frontend.sample_rate, tagger.config.window
+    for n_windows in WINDOWS_OF_MOMENT:
+        hop = window.n_samples // n_windows
+        options = TagOptions(hop=hop / rate, windows=True, top_k=0, threshold=0.0)
+        starts = np.array(window_starts(SECONDS * rate, window=window, hop=hop)) / rate
+        ends = starts + window.n_samples / rate
+        all_scores = [_scores(result, tagger.labels) for result in tagger.tag_many(paths, options=options)]
+        for name, rule in RULES.items() if n_windows > 1 else [("the window's score", RULES["mean"])]:
+            moments = [scores_of_moments(rule, starts, ends, scores) for scores in all_scores]
+            measured = [measure(moments, truths, threshold) for threshold in THRESHOLDS]
+            best = max(measured, key=lambda each: each[1])
+            of_seconds = max(each[0] for each in measured)
+            yield f"| {n_windows} | {name} | {of_seconds:.3f} | {best[1]:.3f} | {best[2]:.2f} s |"
+
+
+def _scores(result: Result, labels: Iterable[str]) -> Array:
+    """Shape: `[window, class]`."""
+    assert isinstance(result, ClipResult), result
+    by_label = [{tag.label: tag.score for tag in window.tags} for window in result.windows or ()]
+    return np.array([[scores[label] for label in labels] for scores in by_label])
+
+
 def main() -> None:
+    """Parses the command line, makes the mixtures, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--model", default="default")
@@ -184,36 +220,17 @@ def main() -> None:
 
     options = EngineOptions(device="cpu", engine="onnx", precision="fp32")
     tagger = Tagger(resolve_model(asked.model, engine=options), options=options)
-    labels, rate, window = list(tagger.config.labels), tagger.config.frontend.sample_rate, tagger.config.window
+    labels, rate = list(tagger.labels), tagger.config.frontend.sample_rate
     held_out = [clip for clip in read_dataset(asked.manifest) if clip.fold == asked.fold]
     clips = [clip for clip in held_out if set(clip.labels) & set(labels)]
-    rng = np.random.default_rng(1)
     with TemporaryDirectory() as folder:
-        paths, truths = [Path(folder) / f"{number:04}.wav" for number in range(asked.mixtures)], list[list[Event]]()
-        for path in paths:
-            sound, events = mixture(clips, labels, rate, rng)
-            soundfile.write(path, sound, rate, subtype="FLOAT")
-            truths.append(events)
+        paths = [Path(folder) / f"{number:04}.wav" for number in range(asked.mixtures)]
+        truths = write_mixtures(paths, clips, labels, rate)
         print(f"{asked.mixtures} mixtures, {sum(map(len, truths))} labels of excerpts\n")
         print("| windows of a moment | rule | F1 of seconds | F1 of events | starts and ends off by (median) |")
         print("|---|---|---|---|---|")
-        for n_windows in WINDOWS_OF_MOMENT:
-            hop = window.n_samples // n_windows
-            tag_options = TagOptions(hop=hop / rate, windows=True, top_k=0, threshold=0.0)
-            starts = np.array(window_starts(SECONDS * rate, window=window, hop=hop)) / rate
-            ends = starts + window.n_samples / rate
-            all_scores = [_scores(result.windows, labels) for result in tagger.tag_many(paths, options=tag_options)]
-            for name, rule in RULES.items() if n_windows > 1 else [("the window's score", RULES["mean"])]:
-                moments = [scores_of_moments(rule, starts, ends, scores) for scores in all_scores]
-                measured = [measure(moments, truths, threshold) for threshold in THRESHOLDS]
-                best = max(measured, key=lambda each: each[1])
-                of_seconds = max(each[0] for each in measured)
-                print(f"| {n_windows} | {name} | {of_seconds:.3f} | {best[1]:.3f} | {best[2]:.2f} s |", flush=True)
-
-
-def _scores(windows, labels: list[str]) -> Array:  # type: ignore[no-untyped-def]
-    by_label = [{tag.label: tag.score for tag in window.tags} for window in windows]
-    return np.array([[scores[label] for label in labels] for scores in by_label])
+        for row in rows(tagger, paths, truths):
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

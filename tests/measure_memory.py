@@ -8,12 +8,14 @@ Prints a line of JSON for each batch and for one of a quarter of the size, which
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import wave
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,17 +40,14 @@ def write_long(folder: Path, *, hours: float) -> None:
 
 def write_short(folder: Path, *, n_files: int) -> None:
     """Files of 0.1 s in folders of a thousand."""
-    samples = bytes(2 * SAMPLE_RATE // 10)
-    fmt = b"".join(
-        value.to_bytes(size, "little")
-        for value, size in ((1, 2), (1, 2), (SAMPLE_RATE, 4), (SAMPLE_RATE * 2, 4), (2, 2), (16, 2))
-    )
-    riff_size = (36 + len(samples)).to_bytes(4, "little")
-    head = b"RIFF" + riff_size + b"WAVEfmt \x10\0\0\0" + fmt + b"data" + len(samples).to_bytes(4, "little")
+    content = io.BytesIO()
+    with wave.open(content, "wb") as out:
+        out.setparams((1, 2, SAMPLE_RATE, 0, "NONE", "not compressed"))
+        out.writeframes(bytes(2 * SAMPLE_RATE // 10))
     for number in range(n_files):
         place = folder / f"{number // 1000:03d}"
         place.mkdir(exist_ok=True)
-        (place / f"{number:06d}.wav").write_bytes(head + samples)
+        (place / f"{number:06d}.wav").write_bytes(content.getvalue())
 
 
 def measure(name: str, size: float, make: Callable[[Path], None], model: str | None) -> None:

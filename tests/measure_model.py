@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pages import between_markers, write_between_markers
+from pages import write_between_markers
 
 from audiotag.config import ModelConfig
 from audiotag.model_card import figures_table
@@ -60,11 +60,6 @@ def _measure(arguments: argparse.Namespace, config: ModelConfig) -> ModelConfig:
     if not clips:
         sys.exit(f"measure_model: no clip of {arguments.data} is in fold {fold!r}")
     return measure_model(arguments.model, config, clips, subsets=(ESC10,))
-
-
-def with_figures(text: str, config: ModelConfig) -> str:
-    """The text with the figures between its markers; a text without markers stays as it is."""
-    return between_markers(text, SCRIPT, summary(config))
 
 
 def summary(config: ModelConfig) -> list[str]:

@@ -11,7 +11,8 @@ from conftest import TINY_CONFIG
 
 from audiotag.config import TrainConfig
 from audiotag.training.batches import BatchSource, Data
-from audiotag.training.dataset import HalfArray, LabelledClip, label_matrix
+from audiotag.training.dataset import LabelledClip, label_matrix
+from audiotag.training.log_mels import HalfArray
 
 PLAIN = TrainConfig(mixup_probability=0.0, damage_probability=0.0, negatives=0.0, batch_size=1000)
 SURE = 0.05  # three deviations of a share of a thousand windows

@@ -25,10 +25,10 @@ from audiotag.training.dataset import (
     LabelledClip,
     choose_labels,
     label_matrix,
-    log_mels_of,
     read_dataset,
     unknown_labels,
 )  # fmt: skip
+from audiotag.training.log_mels import log_mels_of
 
 Write = Callable[..., Path]
 
@@ -203,11 +203,11 @@ def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
     clips = read_dataset(tmp_path / "data")
     frontend = TINY_CONFIG.frontend
     fresh = log_mels_of(clips, frontend, cache=tmp_path / "cache")
-    expected = LogMel(frontend)(chirp()[None])[0]
+    expected = LogMel(frontend)(chirp())
     assert np.abs(fresh[0].astype(np.float32) - expected).max() < 0.01  # float16 in -14 to 7
     assert [len(each) for each in fresh] == [1 + 8000 // 80, 1 + 2400 // 80]
 
-    monkeypatch.setattr("audiotag.training.dataset.read_audio", lambda *a, **k: pytest.fail("read again"))
+    monkeypatch.setattr("audiotag.training.log_mels.read_audio", lambda *a, **k: pytest.fail("read again"))
     again = log_mels_of(clips, frontend, cache=tmp_path / "cache")
     assert all(np.array_equal(a, b) for a, b in zip(fresh, again, strict=True))
     monkeypatch.undo()
@@ -229,7 +229,7 @@ def test_clips_are_read_on_the_cores_that_the_process_may_use(
         threads.add(threading.get_ident())
         return read_audio(path, **options)
 
-    monkeypatch.setattr("audiotag.training.dataset.read_audio", noting)
+    monkeypatch.setattr("audiotag.training.log_mels.read_audio", noting)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
     log_mels_of(read_dataset(tmp_path / "data"), TINY_CONFIG.frontend, cache=tmp_path / "cache")
@@ -257,7 +257,7 @@ def test_a_disk_that_is_full_is_told_of_and_leaves_no_half_of_a_cache(
     def save(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("audiotag.training.dataset.np.save", save)
+    monkeypatch.setattr("audiotag.training.log_mels.np.save", save)
     with pytest.raises(OutputError, match="cache: cannot be written: No space left"):
         log_mels_of(clips, TINY_CONFIG.frontend, cache=cache)
     assert not [*cache.glob("*.npy"), *cache.glob("*.partial")]
@@ -274,7 +274,8 @@ def test_trainings_may_fill_one_cache_at_the_same_time(write_wav: Write, tmp_pat
         if done == 4:
             code = (
                 "import sys, pathlib, conftest\n"
-                "from audiotag.training.dataset import log_mels_of, read_dataset\n"
+                "from audiotag.training.dataset import read_dataset\n"
+                "from audiotag.training.log_mels import log_mels_of\n"
                 "data, cache = map(pathlib.Path, sys.argv[1:])\n"
                 "log_mels_of(read_dataset(data), conftest.TINY_CONFIG.frontend, cache=cache)"
             )
@@ -283,7 +284,7 @@ def test_trainings_may_fill_one_cache_at_the_same_time(write_wav: Write, tmp_pat
             subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": place})
 
     for log_mel in log_mels_of(clips, TINY_CONFIG.frontend, cache=cache, on_clip=another_training):
-        assert np.abs(log_mel.astype(np.float32) - LogMel(TINY_CONFIG.frontend)(chirp()[None])[0]).max() < 0.01
+        assert np.abs(log_mel.astype(np.float32) - LogMel(TINY_CONFIG.frontend)(chirp())).max() < 0.01
 
 
 def test_each_kind_of_damage_has_log_mels_of_its_own(write_wav: Write, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,39 @@ def test_a_graph_that_gives_other_rows_than_it_declares_is_an_engine_error(
     engine = OnnxEngine(tmp_path / "model.onnx", TINY_CONFIG, precision="fp32")
     with pytest.raises(EngineError, match=r"gives \(1, 3\) for 4 windows"):
         engine(log_mels)
+
+
+@pytest.fixture
+def new_name_in_use() -> Iterator[None]:
+    """A program that sets the precision of convolutions by the name that torch 2.9 gave it."""
+    convolutions = pytest.importorskip("torch", minversion="2.9").backends.cudnn.conv
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    yield
+    convolutions.fp32_precision = before
+
+
+@pytest.mark.usefixtures("new_name_in_use")
+def test_torch_runs_in_a_program_that_sets_precisions_by_their_new_names(
+    tiny_model_folder: Path, log_mels: FloatArray, expected: FloatArray
+) -> None:
+    np.testing.assert_allclose(torch_engine(tiny_model_folder, "cpu", "fp32")(log_mels), expected, atol=LOGITS)
+
+
+def test_calls_at_once_compute_without_tf32_and_give_back_what_was_set() -> None:
+    from audiotag.engines.torch import _IEEE, _NAME, _PRECISION, _without_tf32
+
+    before = getattr(_PRECISION, _NAME)
+    assert before != _IEEE
+
+    def is_exact_to_the_end(seconds: float) -> bool:
+        with _without_tf32():
+            time.sleep(seconds)
+            return bool(getattr(_PRECISION, _NAME) == _IEEE)
+
+    with ThreadPoolExecutor(4) as executor:
+        assert all(executor.map(is_exact_to_the_end, [0.02, 0.01, 0.03, 0.0]))
+    assert getattr(_PRECISION, _NAME) == before
 
 
 def test_a_device_that_torch_does_not_have_is_an_engine_error(tiny_model_folder: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -423,7 +422,7 @@ def test_data_that_are_the_working_folder_have_its_name(
     (tmp_path / "birds").mkdir()
     monkeypatch.chdir(tmp_path / "birds")
     clips = [clip("a", "Dog"), clip("b", "Siren")]
-    made = provenance(Path(), TrainConfig(), clips, Counter(), 1, n_unreadable=0)
+    made = provenance(Path(), TrainConfig(), clips, 1, n_unreadable=0)
     assert made["data"] == "birds"
     tell_learnt_clips(replace(TINY_CONFIG, provenance=made), tmp_path / "birds", clips, fold=None)
     tell_learnt_clips(replace(TINY_CONFIG, provenance=made), Path(), clips, fold=None)
@@ -434,7 +433,7 @@ def test_data_that_are_a_link_have_its_name(tmp_path: Path, caplog: pytest.LogCa
     """Not that of a store of contents, as git-annex and DVC link to."""
     (tmp_path / "SHA256E-s24--ab.csv").touch()
     (tmp_path / "birds.csv").symlink_to("SHA256E-s24--ab.csv")
-    made = provenance(tmp_path / "birds.csv", TrainConfig(), [], Counter(), 1, n_unreadable=0)
+    made = provenance(tmp_path / "birds.csv", TrainConfig(), [], 1, n_unreadable=0)
     assert made["data"] == "birds.csv"
     tell_learnt_clips(replace(TINY_CONFIG, provenance=made), tmp_path / "birds.csv", [], fold=None)
     assert len(caplog.messages) == 1

@@ -179,11 +179,11 @@ def test_figures_are_written_between_the_markers_of_their_script_only(measured: 
     _, config = measured
     other = f"{begin_of('other.py')}\nof another script\n{END}\n"
     text = f"before\n{other}{begin_of('measure_model.py')}\nold\n{END}\nafter\n{other}"
-    once = measure_model.with_figures(text, config)
+    once = between_markers(text, measure_model.SCRIPT, measure_model.summary(config))
     heading = "| on 11 held-out clips, 2 labels | float32 | int8 |"
     assert once.startswith(f"before\n{other}{begin_of('measure_model.py')}\n{heading}\n")
     assert once.endswith(f" points of macro mAP (of 100).\n{END}\nafter\n{other}")
-    assert measure_model.with_figures(once, config) == once
+    assert between_markers(once, measure_model.SCRIPT, measure_model.summary(config)) == once
     assert between_markers("no markers", "other.py", ["new"]) == "no markers"
 
 
@@ -205,7 +205,7 @@ def test_the_pages_and_the_card_tell_what_the_embedded_model_s_configuration_hol
     config = open_model_folder(measure_model.EMBEDDED).config
     for page in measure_model.PAGES:
         text = page.read_text(encoding="utf-8")
-        assert measure_model.with_figures(text, config) == text
+        assert between_markers(text, measure_model.SCRIPT, measure_model.summary(config)) == text
     card, notes = ((measure_model.EMBEDDED / name).read_text(encoding="utf-8") for name in ("README.md", "NOTES.md"))
     assert card == model_card(config, has_credits=True, notes=notes)
 

@@ -75,6 +75,8 @@ class AvDecoder:
 
     def _open(self) -> None:
         """(Re)opens the container and decodes its first frame."""
+        if self._seekable:
+            self._file.seek(0)
         try:
             self._container = av.open(
                 _WithoutTracebacks(self._file), "r", metadata_errors="replace", io_open=_open_nothing,
@@ -262,7 +264,6 @@ class AvDecoder:
         if not self._seekable:
             raise AudioError("is a stream: it cannot be read from an earlier place again")
         self._container.close()
-        self._file.seek(0)
         self._open()
 
     def close(self) -> None:

@@ -98,19 +98,19 @@ def _decoder_of_file(file: BinaryIO, *, owned: bool) -> Decoder:
     if is_chain or _is_mpeg(head):
         decoder = _only_decoder(file, seekable=True, owned=owned)
     else:
-        decoder = _first_decoder(file, size, owned=owned)
+        decoder = _first_decoder(file, head, size, owned=owned)
     if last_page and not _is_whole(last_page):
         decoder.warnings.append("cut short: its last page is not whole")
     return decoder
 
 
-def _first_decoder(file: BinaryIO, size: int, *, owned: bool) -> Decoder:
+def _first_decoder(file: BinaryIO, head: bytes, size: int, *, owned: bool) -> Decoder:
     """libsndfile's, or FFmpeg's where libsndfile refuses."""
     try:
         decoder = SoundFileDecoder(file, size=size, owned=owned)
     except NotDecodable as refusal:
         return _second_decoder(file, owned=owned, refusal=refusal)
-    if decoder.info.n_frames == 0 and _is_unfinished(file, size):
+    if decoder.info.n_frames == 0 and _is_unfinished(head, size):
         try:
             return AvDecoder(file, seekable=True, owned=owned)
         except NotDecodable:
@@ -151,8 +151,6 @@ def _is_whole(page: bytes) -> bool:
 
 
 def _only_decoder(file: BinaryIO, *, seekable: bool, owned: bool) -> Decoder:
-    if seekable:
-        file.seek(0)
     try:
         return AvDecoder(file, seekable=seekable, owned=owned)
     except NotDecodable as error:
@@ -160,7 +158,6 @@ def _only_decoder(file: BinaryIO, *, seekable: bool, owned: bool) -> Decoder:
 
 
 def _second_decoder(file: BinaryIO, *, owned: bool, refusal: NotDecodable) -> Decoder:
-    file.seek(0)
     try:
         decoder = AvDecoder(file, seekable=True, owned=owned)
     except NotDecodable as error:
@@ -170,11 +167,8 @@ def _second_decoder(file: BinaryIO, *, owned: bool, refusal: NotDecodable) -> De
     return decoder
 
 
-def _is_unfinished(file: BinaryIO, size: int) -> bool:
+def _is_unfinished(head: bytes, size: int) -> bool:
     """Whether a WAV's header was never completed, as when a recorder lost its power: its sizes are still 0."""
-    file.seek(0)
-    head = file.read(8)
-    file.seek(0)
     return head[:4] == b"RIFF" and int.from_bytes(head[4:8], "little") + 8 < size
 
 

@@ -27,8 +27,9 @@ class ClipDecoder:
 
     def items(self, clip: int, given: Given) -> Generator[Item, None, None]:
         """Windows in the order of time, then the end; only the end, with the error, where nothing can be read."""
+        n_views = self._options.max_windows
         try:
-            yield from self._views(clip, given) if self._options.max_windows else self._windows(clip, given)
+            yield from self._windows(clip, given) if n_views is None else self._views(clip, given, n_views)
         except AudioError as error:
             yield ClipEnd(clip, given.path, error=str(error))
         except MemoryError:
@@ -41,10 +42,10 @@ class ClipDecoder:
                 yield from self._window_items(clip, window.start, window.samples)
             yield ClipEnd(clip, given.path, blocks.n_rows, blocks.n_samples, warning=stream.warning)
 
-    def _views(self, clip: int, given: Given) -> Iterator[Item]:
+    def _views(self, clip: int, given: Given, n_views: int) -> Iterator[Item]:
         with reopenable(_source(given)) as source:
             n_samples, warning = self._extent(source)
-            starts = view_starts(n_samples, window=self._window, n_views=self._options.max_windows or 1)
+            starts = view_starts(n_samples, window=self._window, n_views=n_views)
             first = round(self._options.start * self._sample_rate)
             warnings: list[str] = []
             excerpts = read_excerpts(
@@ -52,12 +53,12 @@ class ClipDecoder:
                 starts=[first + start for start in starts], n_samples=min(n_samples, self._window.n_samples),
                 warnings=warnings,
             )  # fmt: skip
-            n_rows, n_views = 1, 0
+            n_rows, n_given = 1, 0
             for start, samples in zip(starts, excerpts, strict=True):
                 if samples.shape[1]:  # else damage has taken all of it
-                    n_rows, n_views = len(samples), n_views + 1
+                    n_rows, n_given = len(samples), n_given + 1
                     yield from self._window_items(clip, start, samples)
-            if n_views < len(starts):
+            if n_given < len(starts):
                 n_samples, warning = self._decoded(source)
         yield ClipEnd(clip, given.path, n_rows, n_samples, warning=warning or "; ".join(warnings) or None)
 

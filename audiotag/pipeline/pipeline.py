@@ -44,7 +44,8 @@ class Pipeline:
         self, inputs: Iterator[Given], *, on_progress: Callable[[float], None] | None = None
     ) -> Generator[tuple[Result, ...], None, None]:
         """The results of each input, in their order; see `Tagger.tag_by_input`."""
-        collector = _Collector(self._config, self._options, self._least_scores, on_progress or _ignore)
+        report = on_progress or (lambda seconds: None)
+        collector = _Collector(self._config, self._options, self._least_scores, report)
         crew = Crew(inputs, ClipDecoder(self._config, self._options).items, self._scorer, self._size)
         try:
             for item, scores in crew.scored_items():
@@ -61,10 +62,6 @@ def _crew_size(engine: Engine, n_workers: int) -> CrewSize:
     # Two at least: one may wait for the next input, or for more of a stream, while what is there is computed.
     n_threads = max(n_workers, n_calls, 2) if engine.device == "cpu" else n_workers + n_calls
     return CrewSize(n_decoding=n_workers, n_computing=n_calls, n_threads=n_threads)
-
-
-def _ignore(seconds: float) -> None:
-    pass
 
 
 # --- the caller's thread ---

@@ -39,7 +39,8 @@ class Scorer:
             return scores
         except MemoryError as error:
             if len(log_mels) == 1:
-                raise EngineError(f"engine: not even one window fits into memory: {error}") from error
+                what = f"engine {self._engine.name}: not even one window fits into memory: {error}"
+                raise EngineError(f"{what}. Free memory, or use another --device") from error
         half = (len(log_mels) + 1) // 2
         self.batch_size = min(self.batch_size, half)
         logger.info("out of memory: the batch is now %d windows", self.batch_size)

@@ -36,7 +36,7 @@ def render(
     def show(excerpt: Excerpt) -> tuple[Excerpt, Shown]:
         source = sources[excerpt.path]
         try:
-            seen = picture(log_mel(_samples(source, excerpt, frontend.sample_rate, channels))[0])
+            seen = picture(log_mel(_samples(source, excerpt, frontend.sample_rate, channels)[0]))
             heard = _samples(source, excerpt, SOUND_RATE, channels)[0] if sound else None
             return excerpt, Shown(seen, None if heard is None else encode_mp3(Waveform(heard, SOUND_RATE)))
         except AudioError as error:

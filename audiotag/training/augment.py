@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from audiotag.config import FrontEndConfig, TrainConfig, WindowConfig
-
-FloatArray = npt.NDArray[np.float32]
+from audiotag.engines import FloatArray
+from audiotag.training.log_mels import HalfArray
 
 GAIN_DB = (-30.0, 6.0)  # that a window is made louder by
 MIX_DB = (-10.0, 10.0)  # second sound against the first where both are labelled
@@ -41,12 +41,12 @@ class Sound:
     after a sneeze would be taught as a sneeze.
     """
 
-    log_mel: npt.NDArray[np.float16]
+    log_mel: HalfArray
     targets: FloatArray
     active: npt.NDArray[np.intp]
 
 
-def active_frames(log_mel: npt.NDArray[np.float16]) -> npt.NDArray[np.intp]:
+def active_frames(log_mel: HalfArray) -> npt.NDArray[np.intp]:
     """Positions of the frames whose strongest band is within `ACTIVE_DB` of the clip's. `[frame, mel]` -> `[n]`."""
     strongest = log_mel.max(axis=1).astype(np.float32)
     return np.flatnonzero(strongest >= strongest.max() - ACTIVE_DB / 20.0 * np.log(10.0))
@@ -88,9 +88,8 @@ class Augmenter:
         shown = int(self._rng.choice(sound.active))
         latest = max(0, len(sound.log_mel) - wanted)
         start = min(max(0, shown - int(self._rng.integers(0, wanted))), latest)
-        log_mel = sound.log_mel
-        magnitudes = np.exp(log_mel[start : start + wanted].astype(np.float32)) - self._offset
-        magnitudes = np.maximum(magnitudes, 0.0)
+        log_mel = sound.log_mel[start : start + wanted].astype(np.float32)
+        magnitudes = np.maximum(np.exp(log_mel) - self._offset, 0.0)
         if speed != 1.0 and len(magnitudes) > 1:
             magnitudes = _resample_frames(magnitudes, speed)
         return self._place(self._shift_pitch(magnitudes))

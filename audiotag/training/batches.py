@@ -12,16 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from audiotag.config import ModelConfig, TrainConfig
+from audiotag.engines import FloatArray
 from audiotag.errors import DataError, listed
 from audiotag.frontend import LogMel
 from audiotag.training.augment import Augmenter, Sound, active_frames, synthetic_negatives
 from audiotag.training.damage import KINDS
-from audiotag.training.dataset import HalfArray, LabelledClip, label_matrix, log_mels_of, unknown_labels
-
-FloatArray = npt.NDArray[np.float32]
+from audiotag.training.dataset import LabelledClip, label_matrix, unknown_labels
+from audiotag.training.log_mels import HalfArray, log_mels_of
 
 N_NEGATIVES = 360  # synthetic clips
-# Their lengths, in windows. Many fill a window: of noise that always ends in it, a network learns only that it ends.
+# Their lengths, in windows. Many are longer than one: a network that sees noise end in every window learns the end, and
+# not the noise.
 SHORTEST_NEGATIVE, LONGEST_NEGATIVE = 0.2, 2.0
 
 
@@ -83,7 +84,6 @@ def split(data: Data, fold: str) -> tuple[Data, Data]:
     Raises:
         DataError: one of the two has no clip, or the held-out fold none with a label of the model.
     """
-
     check_fold(data.clips, fold)
     is_held_out = np.array([clip.fold == fold for clip in data.clips])
     learning, held_out = data.part(np.flatnonzero(~is_held_out)), data.part(np.flatnonzero(is_held_out))
@@ -140,7 +140,7 @@ class BatchSource:
             seconds=(SHORTEST_NEGATIVE * window, LONGEST_NEGATIVE * window),
         )  # fmt: skip
         absent = np.zeros(self._targets.shape[1], dtype=np.float32)
-        log_mels = [transform(noise[None])[0].astype(np.float16) for noise in noises]
+        log_mels = [transform(noise).astype(np.float16) for noise in noises]
         return [Sound(log_mel, absent, np.arange(len(log_mel))) for log_mel in log_mels]
 
     def from_step(self, step: int) -> Iterator[tuple[FloatArray, FloatArray]]:
@@ -177,7 +177,10 @@ class BatchSource:
 
 
 def _sampling_weights(targets: FloatArray) -> FloatArray:
-    """A clip weighs as its rarest label: one over the root of the label's count."""
+    """A clip weighs as its rarest label: one over the square root of the number of clips with that label.
+
+    As in Mahajan et al.: "Exploring the limits of weakly supervised pretraining", ECCV 2018.
+    """
     rarity = 1.0 / np.sqrt(np.maximum(targets.sum(axis=0), 1.0))
     weights = (targets * rarity).max(axis=1)
     # Clips without a known label still show what the labels do not sound like.

@@ -21,7 +21,7 @@ import torch
 from audiotag.network import AudioRepInceptionNeXt
 from audiotag.training.metrics import expected_calibration_error
 
-FloatArray = npt.NDArray[np.float64]
+DoubleArray = npt.NDArray[np.float64]
 
 # Standard deviations of the normal priors: of a label around what all share, and of that around the identity. Chosen
 # on the groups of a validation fold in five parts, where log loss is flat between half and twice as much.
@@ -34,14 +34,13 @@ N_PARTS = 5  # of the groups, for an honest error
 
 @dataclass(frozen=True)
 class Platt:
-    """What calibrates a logit of each label: scale * logit + offset. `scale` is positive, so no two windows
-    change places.
+    """What calibrates a logit of each label: scale * logit + offset. `scale` is positive: the order of windows stays.
 
     Shape: `[class]` each.
     """
 
-    scale: FloatArray
-    offset: FloatArray
+    scale: DoubleArray
+    offset: DoubleArray
 
 
 def fit_platt(
@@ -70,7 +69,7 @@ def fit_platt(
     weights = np.ones(heard.shape) if prevalence is None else _weights(heard, prevalence)
     shared = _fit(logits, _Clips(mean, _wanted(heard), weights), prior=np.zeros(2))
 
-    def of_label(index: int) -> FloatArray:
+    def of_label(index: int) -> DoubleArray:
         column = heard[:, [index]]
         clips = _Clips(mean, _wanted(column), weights[:, [index]])
         return _fit(logits[:, [index]], clips, prior=shared) if column.any() else shared
@@ -85,7 +84,7 @@ def pooled_scores(
     *,
     n_clips: int,
     platt: Platt | None = None,
-) -> FloatArray:
+) -> DoubleArray:
     """Mean over each clip's windows of the (calibrated) sigmoid; zeros for a clip without windows.
 
     Shape: `[window, class]`, `[window]` -> `[n_clips, class]`.
@@ -144,12 +143,12 @@ def _mean_over_windows(owners: npt.NDArray[np.integer], n_clips: int) -> scipy.s
     return scipy.sparse.csr_matrix((1 / counts[owners], (owners, np.arange(len(owners)))), (n_clips, len(owners)))
 
 
-def _wanted(heard: npt.NDArray[np.bool_]) -> FloatArray:
+def _wanted(heard: npt.NDArray[np.bool_]) -> DoubleArray:
     n_positives = heard.sum()
     return np.asarray(np.where(heard, (n_positives + 1) / (n_positives + 2), 1 / (heard.size - n_positives + 2)))
 
 
-def _weights(heard: npt.NDArray[np.bool_], prevalence: npt.NDArray[np.floating]) -> FloatArray:
+def _weights(heard: npt.NDArray[np.bool_], prevalence: npt.NDArray[np.floating]) -> DoubleArray:
     """What each pair counts, so that each label is there as often as `prevalence` says; 1 for a label without clips."""
     here = heard.mean(axis=0)
     usual = np.where(here > 0, prevalence, here)
@@ -162,17 +161,17 @@ class _Clips(NamedTuple):
     """What is to be made likely: `mean` pools windows `[clip, window]`, the others are `[clip, column]`."""
 
     mean: scipy.sparse.csr_matrix
-    wanted: FloatArray
-    weights: FloatArray
+    wanted: DoubleArray
+    weights: DoubleArray
 
 
-def _fit(logits: FloatArray, clips: _Clips, *, prior: FloatArray) -> FloatArray:
+def _fit(logits: DoubleArray, clips: _Clips, *, prior: DoubleArray) -> DoubleArray:
     """Logarithm of the scale, and the offset, that are likeliest for all columns together. Shape: `[2]`."""
     found = scipy.optimize.minimize(_loss, prior, (logits, clips, prior), method="L-BFGS-B", jac=True, bounds=BOUNDS)
     return np.asarray(found.x)
 
 
-def _loss(parameters: FloatArray, logits: FloatArray, clips: _Clips, prior: FloatArray) -> tuple[float, FloatArray]:
+def _loss(parameters: DoubleArray, logits: DoubleArray, clips: _Clips, prior: DoubleArray) -> tuple[float, DoubleArray]:
     """Negative log posterior and its gradient in (log scale, offset)."""
     scaled = np.exp(parameters[0]) * logits
     scores = scipy.special.expit(scaled + parameters[1])

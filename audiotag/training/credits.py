@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from audiotag.model_card import CREDITS
-from audiotag.training.dataset import NO_CREDIT, Credit, LabelledClip
+from audiotag.training.dataset import NO_CREDIT, LabelledClip
 
 
-def write_credits(folder: Path, clips: Iterable[LabelledClip]) -> Counter[Credit]:
-    """Writes `CREDITS.csv`, one row per source, licence, person and place with its number of clips, and returns them.
+def write_credits(folder: Path, clips: Iterable[LabelledClip]) -> None:
+    """Writes `CREDITS.csv`: one row per source, licence, person and place, with its number of clips.
 
     Nothing is written for data that name none of these.
     """
@@ -22,4 +22,3 @@ def write_credits(folder: Path, clips: Iterable[LabelledClip]) -> Counter[Credit
             rows = csv.writer(out, lineterminator="\n")
             rows.writerow(["source", "license", "attribution", "origin", "clips"])
             rows.writerows([*each, count] for each, count in sorted(credits.items()))
-    return credits

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
-import numpy.typing as npt
 import scipy.signal
 import soxr
 
+from audiotag.engines import FloatArray
+
 if TYPE_CHECKING:
     from av.audio import AudioStream
-
-FloatArray = npt.NDArray[np.float32]
 
 MP3_KBPS = (24, 32, 48, 64)
 OPUS_KBPS = (8, 12, 16, 24)

@@ -1,4 +1,4 @@
-"""Labelled clips, and their log-mels computed once.
+"""Labelled clips, and which labels they have.
 
 A data set is a folder with one sub-folder per label (`label/clip.wav`) or a CSV manifest with the columns `path`
 (relative to the manifest), `labels` (or `label`, or `labels_all`, which counts first), `;` between labels or a line for
@@ -10,35 +10,24 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from audiotag.audio import read_audio
-from audiotag.config import FrontEndConfig
-from audiotag.errors import AudioError, DataError, listed
-from audiotag.frontend import LogMel
+from audiotag.engines import FloatArray
+from audiotag.errors import DataError, listed
 from audiotag.inputs import Input, find_inputs
-from audiotag.journal import explained
-from audiotag.machine import core_count
-from audiotag.training.damage import damage
 from audiotag.training.hierarchy import ancestors_of_labels
-
-FloatArray = npt.NDArray[np.float32]
-HalfArray = npt.NDArray[np.float16]
 
 LABEL_COLUMNS = ("labels_all", "labels", "label")
 HASHED_FOLDS = 5  # folds that clips of a data set without folds are hashed into
-MAX_CLIP_SECONDS = 60.0  # of a clip that training and validation look at
 
 logger = logging.getLogger(__name__)
 
@@ -234,98 +223,3 @@ def unknown_labels(clips: Sequence[LabelledClip], labels: Sequence[str]) -> npt.
             if not descendants[label].intersection(clip.labels):
                 unknown[row, [position[below] for below in descendants[label] if below in position]] = True
     return unknown
-
-
-def log_mels_of(
-    clips: Sequence[LabelledClip],
-    frontend: FrontEndConfig,
-    *,
-    cache: Path,
-    kind: str | None = None,
-    on_clip: Callable[[int, int], None] = lambda done, total: None,
-) -> list[HalfArray]:
-    """The log-mel of every clip, `[frame, mel]` in float16, computed once and mapped from `cache` afterwards.
-
-    With a `kind` of damage, of every clip after that damage. A clip that cannot be read is logged and comes back with
-    no frames.
-
-    Raises:
-        DataError: none of the clips can be read.
-        OutputError: `cache` cannot be made or written.
-    """
-    stem = cache / f"log_mels-{_fingerprint(clips, frontend)}{f'-{kind}' if kind else ''}"
-    index = stem.with_suffix(".npy")
-    was_there = index.exists()
-    if not was_there:
-        with explained(cache):
-            _write_cache(clips, frontend, kind, stem, on_clip)
-    ends = np.load(index)
-    if was_there and kind is None:
-        _name_unreadable(clips, ends)
-    if not len(ends) or not ends[-1]:
-        raise DataError("none of the clips could be read. The log names each and why")
-    frames = np.memmap(stem.with_suffix(".f16"), dtype=np.float16, mode="r").reshape(-1, frontend.n_mels)
-    return np.split(frames, ends[:-1])
-
-
-def _name_unreadable(clips: Sequence[LabelledClip], ends: npt.NDArray[np.intp]) -> None:
-    # The cache does not keep why; a clip that has changed since is not of this cache.
-    for clip in (clip for clip, n_frames in zip(clips, np.diff(ends, prepend=0), strict=True) if not n_frames):
-        try:
-            read_audio(clip.path, duration=MAX_CLIP_SECONDS)
-        except AudioError as error:
-            logger.warning("left out: %s", error)
-
-
-def _fingerprint(clips: Sequence[LabelledClip], frontend: FrontEndConfig) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(frontend)).encode())
-    for clip in clips:
-        try:
-            status = clip.path.stat()
-        except OSError:
-            digest.update(f"{clip.path}:missing\n".encode("utf-8", "surrogateescape"))
-            continue
-        digest.update(f"{clip.path}:{status.st_size}:{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:16]
-
-
-def _write_cache(
-    clips: Sequence[LabelledClip],
-    frontend: FrontEndConfig,
-    kind: str | None,
-    stem: Path,
-    on_clip: Callable[[int, int], None],
-) -> None:
-    transform = LogMel(frontend)
-
-    def log_mel(number: int, clip: LabelledClip) -> HalfArray:
-        try:
-            waveform = read_audio(clip.path, sample_rate=frontend.sample_rate, duration=MAX_CLIP_SECONDS)
-        except AudioError as error:
-            logger.warning("left out: %s", error)
-            return np.zeros((0, frontend.n_mels), dtype=np.float16)
-        samples = waveform.samples
-        if len(samples) and kind is not None:
-            rng = np.random.default_rng((number, *kind.encode()))
-            samples = damage(samples, sample_rate=frontend.sample_rate, kind=kind, rng=rng)
-        if not len(samples):
-            return np.zeros((0, frontend.n_mels), dtype=np.float16)
-        return np.asarray(transform(samples[None])[0], dtype=np.float16)
-
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    # Its own of each process: trainings may share a cache, and make the same files at the same time.
-    partial = stem.with_suffix(f".{os.getpid()}.partial")
-    try:
-        ends, total = [], 0
-        with partial.open("wb") as out, ThreadPoolExecutor(core_count()) as pool:
-            for done, frames in enumerate(pool.map(log_mel, range(len(clips)), clips), start=1):
-                out.write(frames.tobytes())
-                total += len(frames)
-                ends.append(total)
-                on_clip(done, len(clips))
-        partial.replace(stem.with_suffix(".f16"))
-        with partial.open("wb") as out:
-            np.save(out, np.asarray(ends))
-        partial.replace(stem.with_suffix(".npy"))
-    finally:
-        partial.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from audiotag.errors import DataError, listed
 from audiotag.labels import LabelSet
 from audiotag.options import TagOptions
 from audiotag.results import SCORE_DIGITS, ClipResult, Failure
+from audiotag.scores import ScoreArray
 from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip, label_matrix, name_of
 from audiotag.training.hierarchy import ancestors_of_labels
@@ -36,7 +37,6 @@ from audiotag.training.metrics import (
 
 logger = logging.getLogger(__name__)
 
-ScoreArray = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
 N_RESAMPLES = 1000  # bootstrap samples
@@ -70,7 +70,7 @@ class LabelMeasure:
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """How many clips of `label` have `said` as their best label that is neither theirs nor above another."""
+    """On how many clips of `label` the highest score of a wrong leaf label, that of `said`, is above its own."""
 
     label: str
     said: str
@@ -112,9 +112,9 @@ class AtDefaults:
 class Evaluation:
     """What was measured on a set of clips; shares and precisions are 0 to 1, intervals 95 % by resampling groups.
 
-    Labels of the data that the model does not know are left out and named in `unknown_labels`; labels of the model
-    that no clip has do not count either, but as rivals: in hit rates, confusions and worst clips. Hit rates are over
-    the clips that have a label which the model knows.
+    Labels of the data that the model does not know are left out and named in `unknown_labels`. Labels of the model that
+    no clip has are left out of means, thresholds and calibration, but compete with the others in hit rates, confusions
+    and worst clips. Hit rates are over the clips with at least one label that the model knows.
     """
 
     n_clips: int

@@ -15,9 +15,10 @@ from audiotag.labels import LabelSet
 from audiotag.model_card import write_model_card
 from audiotag.model_folder import open_model_folder, write_configs
 from audiotag.options import EngineOptions, PrecisionName
+from audiotag.scores import ScoreArray
 from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip, label_matrix
-from audiotag.training.evaluate import N_RESAMPLES, Evaluation, ScoreArray, measure, score_clips
+from audiotag.training.evaluate import N_RESAMPLES, Evaluation, measure, score_clips
 from audiotag.training.metrics import f1_thresholds
 from audiotag.training.negatives import negative_scores, negatives_tagged
 
@@ -26,7 +27,8 @@ MOST_DEFAULT_THRESHOLD = 0.9  # that a sound without anything to name can ask fo
 NEGATIVE_MARGIN = 0.01  # of a default threshold above every such sound
 MOST_OUTSIDE_TAGGED = 0.05  # share of the clips with no label of the model that may get a tag
 LEAST_OUTSIDE_CLIPS = 20  # from where one of them is not more than that share
-SEED_OF_NEGATIVES: dict[PrecisionName, int] = {"fp32": 1, "int8": 2}  # thresholds are chosen on; others are measured
+# Of the sounds that thresholds are raised above; how many are tagged is measured on others.
+SEED_OF_NEGATIVES: dict[PrecisionName, int] = {"fp32": 1, "int8": 2}
 THRESHOLD_DIGITS = 3
 PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "int8")
 

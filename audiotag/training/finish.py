@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from audiotag import __version__
 from audiotag.config import ModelConfig, TrainConfig
+from audiotag.engines import FloatArray
 from audiotag.export import write_weights
 from audiotag.machine import core_count
 from audiotag.model_folder import write_configs
@@ -23,12 +23,10 @@ from audiotag.training.batches import Data
 from audiotag.training.calibration import calibration_errors, fit_platt, fold_into_head
 from audiotag.training.checkpoint import comparable, load_checkpoint
 from audiotag.training.credits import write_credits
-from audiotag.training.dataset import Credit, LabelledClip, label_matrix, name_of
+from audiotag.training.dataset import NO_CREDIT, LabelledClip, label_matrix, name_of
 from audiotag.training.figures import measure_model
 from audiotag.training.places import BEST_CHECKPOINT, work_folder
 from audiotag.training.validation import cut, window_logits
-
-FloatArray = npt.NDArray[np.float32]
 
 # Windows that int8 gets its ranges from, and of them at once: percentiles keep every activation of a batch in memory.
 N_RANGE_WINDOWS, RANGE_BATCH = 192, 32
@@ -58,7 +56,8 @@ def finish(
     errors = calibration_errors(*scored, held_out.targets, groups=groups, prevalence=prevalence)
     fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
     write_weights(out, fused, model, ranges_data(learning, model, config.seed))
-    made = provenance(data, config, clips, write_credits(out, clips), step, n_unreadable=n_unreadable)
+    write_credits(out, clips)
+    made = provenance(data, config, clips, step, n_unreadable=n_unreadable)
     if begun_with is not None:
         made["begun_with"] = begun_with
     model = replace(model, license=license, metrics=errors, provenance=made)
@@ -86,15 +85,10 @@ def ranges_data(data: Data, model: ModelConfig, seed: int) -> Iterator[FloatArra
 
 
 def provenance(
-    data: Path,
-    config: TrainConfig,
-    clips: Sequence[LabelledClip],
-    credits: Counter[Credit],
-    step: int,
-    *,
-    n_unreadable: int,
+    data: Path, config: TrainConfig, clips: Sequence[LabelledClip], step: int, *, n_unreadable: int
 ) -> dict[str, Any]:
     """How the weights of `step` were made, for the configuration and the card."""
+    licenses = Counter(clip.credit.license for clip in clips if clip.credit != NO_CREDIT)
     return {
         "made_by": f"audiotag {__version__} train",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -103,16 +97,9 @@ def provenance(
         "n_clips_unreadable": n_unreadable,
         "n_clips_held_out": sum(clip.fold == config.fold for clip in clips),
         "n_clips_of_label": dict(sorted(Counter(label for clip in clips for label in clip.labels).items())),
-        "n_clips_of_license": dict(sorted(_clips_by_license(credits).items())),
+        "n_clips_of_license": dict(sorted(licenses.items())),
         "recipe": comparable(config),
         "steps_of_kept_weights": step,
         "threads": core_count(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
-
-
-def _clips_by_license(credits: Counter[Credit]) -> Counter[str]:
-    clips: Counter[str] = Counter()
-    for credit, count in credits.items():
-        clips[credit.license] += count
-    return clips

@@ -1,7 +1,7 @@
 """How good scores are: ranking measures over labels and clips. One definition for training and `evaluate`.
 
-Shapes: scores and targets are `[clip, class]`; a target is 1 where the label is heard. At least one is 1, except where
-it is said what comes without a positive.
+Shapes: scores and targets are `[clip, class]`; a target is 1 where the label is heard (a positive), else 0. At least
+one must be 1, unless a docstring says what is returned without a positive.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ Array = npt.NDArray[np.floating]
 # 0.511 (the common threshold alone gives 0.506, each label's own 0.299), mean of labels 0.297 (0.284 and 0.321).
 PRIOR_POSITIVES = 20.0  # that the threshold of all labels counts as, beside a label's own positives
 FEWEST_POSITIVES = 3  # that a label's own best threshold takes
+N_BINS = 15  # of scores, for the calibration error
 RESAMPLED_AT_ONCE = 2_000_000  # clips, all samples together, for bounded memory
 
 
@@ -35,13 +36,17 @@ def average_precision(scores: Array, targets: Array) -> float:
     n_positives = targets.sum()
     if not n_positives:
         return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(targets[order])
-    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-    ranks = np.flatnonzero(last_of_tie) + 1
-    hits = hits[last_of_tie]
+    order, ranks = _ranked(scores)
+    hits = np.cumsum(targets[order])[ranks - 1]
     gained = np.diff(hits, prepend=0)
     return float(np.sum(gained * hits / ranks) / n_positives)
+
+
+def _ranked(scores: Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The clips by falling score, and how many there are down to each distinct score. `[clip]`, `[threshold]`."""
+    order = np.argsort(-scores, kind="stable")
+    is_last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    return order, np.flatnonzero(is_last_of_tie) + 1
 
 
 def average_precisions(scores: Array, targets: Array) -> npt.NDArray[np.float64]:
@@ -134,10 +139,9 @@ def _logit(scores: Any) -> Any:
 
 def precision_recall_curve(scores: Array, targets: Array) -> npt.NDArray[np.float64]:
     """Recall, precision and threshold at every distinct score, highest first. Shape: `[3, threshold]`."""
-    order = np.argsort(-scores, kind="stable")
-    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-    hits = np.cumsum(targets[order])[last_of_tie]
-    return np.stack([hits / hits[-1], hits / (np.flatnonzero(last_of_tie) + 1), scores[order][last_of_tie]])
+    order, ranks = _ranked(scores)
+    hits = np.cumsum(targets[order])[ranks - 1]
+    return np.stack([hits / hits[-1], hits / ranks, scores[order][ranks - 1]])
 
 
 def bootstrap(
@@ -169,10 +173,9 @@ def weighted_average_precisions(scores: Array, targets: Array, times: Array) -> 
 
 def _weighted_ap(scores: Array, targets: Array, times: Array) -> npt.NDArray[np.float64]:
     """Shape: `[clip]`, `[clip]`, `[clip, sample]` -> `[sample]`."""
-    order = np.argsort(-scores, kind="stable")
-    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-    gains = np.diff(np.cumsum(targets[order])[last_of_tie], prepend=0) > 0
-    ends = np.flatnonzero(last_of_tie)[gains] + 1  # only there precision counts: where a positive is newly shown
+    order, ranks = _ranked(scores)
+    gains = np.diff(np.cumsum(targets[order])[ranks - 1], prepend=0) > 0
+    ends = ranks[gains]  # only there precision counts: where a positive is newly shown
     starts = np.append(0, ends[:-1])
     ranked = times[order[: ends[-1]]]
     shown = np.cumsum(np.add.reduceat(ranked, starts), axis=0)
@@ -182,13 +185,13 @@ def _weighted_ap(scores: Array, targets: Array, times: Array) -> npt.NDArray[np.
         return np.asarray((gained * hits / np.maximum(shown, 1)).sum(axis=0) / hits[-1])
 
 
-def expected_calibration_error(scores: Array, targets: Array, *, n_bins: int = 15) -> float:
+def expected_calibration_error(scores: Array, targets: Array) -> float:
     """How far scores are from shares, on average over all (clip, label) pairs; 0 is perfect.
 
-    Pairs are sorted into `n_bins` equally wide bins of the score; each bin weighs as many as it holds and adds the
+    Pairs are sorted into `N_BINS` equally wide bins of the score; each bin weighs as many as it holds and adds the
     distance of its mean score from the share of pairs that are true (Guo et al., "On calibration of modern neural
     networks", ICML 2017, equation 3). Most pairs are absent labels with scores near 0, which keeps the figure small.
     """
-    bins = np.minimum((scores.ravel() * n_bins).astype(np.intp), n_bins - 1)
-    excess = np.bincount(bins, weights=scores.ravel() - targets.ravel(), minlength=n_bins)
+    bins = np.minimum((scores.ravel() * N_BINS).astype(np.intp), N_BINS - 1)
+    excess = np.bincount(bins, weights=scores.ravel() - targets.ravel(), minlength=N_BINS)
     return float(np.abs(excess).sum() / scores.size)

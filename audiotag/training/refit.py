@@ -111,12 +111,10 @@ def _finish(
     scored = window_logits(before, held_out.log_mels, model)
     fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
     write_weights(out, fused, model, ranges_data(everything, model, recipe.seed))
+    write_credits(out, everything.clips)
     made = {
         **measured.provenance,
-        **provenance(
-            data, recipe, everything.clips, write_credits(out, everything.clips), step,
-            n_unreadable=everything.n_unreadable,
-        ),
+        **provenance(data, recipe, everything.clips, step, n_unreadable=everything.n_unreadable),
         "refit": refit,
     }
     return measure_negatives(out, replace(measured, provenance=made))

@@ -1,7 +1,8 @@
 """A training that begins with what a finished model has learnt, instead of at random.
 
 A finished model is fused. Its convolutions become the largest branches of the multi-branch form, the smaller branches
-begin without a voice, and every BatchNorm is set so that the network gives what the model gives.
+begin with a BatchNorm weight of 0 and so add nothing, and every other BatchNorm is set so that the network gives what
+the model gives.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _take(conv: nn.Module, into: ConvNorm) -> None:
 
 
 def _spread(conv: nn.Module, into: MultiBranchConv) -> None:
-    """A depth-wise convolution as the sum of its largest branch, of smaller ones without a voice, and the identity."""
+    """A depth-wise convolution as the sum of its largest branch, of smaller ones that add nothing, and the identity."""
     largest, *smaller = into.branches
     assert isinstance(largest, ConvNorm)
     _take(conv, largest)
@@ -89,7 +90,7 @@ def _set_statistics(network: AudioRepInceptionNeXt, log_mels: Tensor) -> None:
         variance, mean = torch.var_mean(given[0], dim=(0, 2, 3), correction=0)
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
-        if norm.weight.any():  # a branch without a voice stays without one
+        if norm.weight.any():  # a branch that adds nothing stays so
             norm.weight.copy_(torch.sqrt(variance + norm.eps))
             norm.bias.add_(mean)
 

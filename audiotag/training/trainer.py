@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.convert import CHECKPOINT_FORMAT
+from audiotag.engines import FloatArray
 from audiotag.errors import CheckpointError, DataError
 from audiotag.model_folder import ModelFolder
 from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
@@ -34,7 +34,7 @@ from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT
 from audiotag.training.start import start_from
 from audiotag.training.validation import window_logits
 
-FloatArray = npt.NDArray[np.float32]
+MOST_GRADIENT = 5.0  # norm over all weights; larger ones are scaled down to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class Trainer:
         loss = self._loss(logits, torch.from_numpy(targets).to(self.device))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), MOST_GRADIENT)
         self.optimiser.step()
         self._average()
         return loss.item()
@@ -158,18 +158,17 @@ class Trainer:
             torch._foreach_lerp_(average, current, 1 - decay)
 
     def _validate(self, loss: float) -> None:
-        if self.held_out is None:
-            self._save(LAST_CHECKPOINT)
-            return self._report(loss)
-        network = fuse(self.averaged)
-        logits, owners = window_logits(network, self.held_out.log_mels, self.model, to_device=self._to_device)
-        scores = pooled_scores(logits, owners, n_clips=len(self.held_out.clips))
-        value = macro_map(scores, self.held_out.targets)
-        if value > self.best_map:
-            self.best_map, self.best_step = value, self.step
-            self._save(BEST_CHECKPOINT)
+        value = top1 = None
+        if self.held_out is not None:
+            network = fuse(self.averaged)
+            logits, owners = window_logits(network, self.held_out.log_mels, self.model, to_device=self._to_device)
+            scores = pooled_scores(logits, owners, n_clips=len(self.held_out.clips))
+            value, top1 = macro_map(scores, self.held_out.targets), hit_rate(scores, self.held_out.targets, k=1)
+            if value > self.best_map:
+                self.best_map, self.best_step = value, self.step
+                self._save(BEST_CHECKPOINT)
         self._save(LAST_CHECKPOINT)
-        return self._report(loss, value, hit_rate(scores, self.held_out.targets, k=1))
+        self._report(loss, value, top1)
 
     def _is_stuck(self) -> bool:
         waited = (self.step - self.best_step) // self.config.validate_every

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from audiotag.config import ModelConfig, WindowConfig
-from audiotag.frontend import repeated
+from audiotag.engines import FloatArray
+from audiotag.frontend import filled_up
 from audiotag.network import AudioRepInceptionNeXt
-from audiotag.training.dataset import HalfArray
+from audiotag.training.log_mels import HalfArray
 from audiotag.windows import window_starts
-
-FloatArray = npt.NDArray[np.float32]
 
 VALIDATION_BATCH = 64  # windows
 
@@ -41,9 +40,9 @@ def window_logits(
 
 
 def cut(log_mel: HalfArray, model: ModelConfig) -> list[FloatArray]:
-    """The windows `[n_frames, mel]` of a clip, a short one filled up by the model's rule."""
+    """The windows `[n_frames, mel]` of a clip, a short one filled up as `filled_up` does."""
     frames = model.window.n_frames
     if len(log_mel) < frames:
-        log_mel = repeated(log_mel, model.frontend, model.window)
+        log_mel = filled_up(log_mel, model.frontend, model.window)
     starts = window_starts(len(log_mel), window=WindowConfig(n_samples=frames, n_frames=1), hop=frames)
     return [log_mel[start : start + frames].astype(np.float32) for start in starts]
