@@ -378,6 +378,21 @@ def test_resume_of_a_finished_run_picks_up_what_was_added_changed_and_removed(
     assert (tmp_path / f"out.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
 
 
+def test_what_was_added_to_a_finished_run_is_not_taken_for_changed_by_the_next_resume(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav
+) -> None:
+    for path in sounds.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    run_audiotag("batch", "in", "--out", "out.csv", "-q")
+    os.utime(write_wav("in/b.wav", noise()), (1.2e9, 1.2e9))
+    provenance = tmp_path / "out.csv.run.json"
+    began = {"started": "2004-01-01T00:00:00+00:00"}  # after the others were recorded, and before this one
+    provenance.write_text(json.dumps({**json.loads(provenance.read_text()), **began}))
+    assert last_line(run_audiotag("batch", "in", "--out", "out.csv", "--resume")).startswith("4 ok")
+    ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume")
+    assert (ran.code, "has changed" in ran.stderr) == (3, False)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "ndjson", "json"])
 @pytest.mark.parametrize("change", [lambda data: data[:-10], lambda data: data + b"\n"])
 def test_a_finished_file_that_was_altered_is_not_gone_on_from(
