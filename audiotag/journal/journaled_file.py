@@ -152,13 +152,16 @@ class JournaledFile:
         return Entry(**json.loads(self._reader.readline()))
 
     def find(self, given: Input) -> Entry | None:
-        """What an earlier session did of an input that has not changed since; what failed is to be tried again."""
+        """What an earlier session did of an input that has not changed since; what failed is to be tried again.
+
+        What is not there now has not changed: its drive may be elsewhere.
+        """
         key = hash(given.path)
         entry = self._entry_at(self._index[key]) if key in self._index else None
         if entry is None or entry.path != given.path:
             return None
         self._named.add(key)
-        if (entry.size, entry.mtime_ns) != (given.size, given.mtime_ns):
+        if given.mtime_ns is not None and (entry.size, entry.mtime_ns) != (given.size, given.mtime_ns):
             logger.warning("%s: has changed since it was tagged; it is done again", given.path)
             return None
         return None if entry.status == "failed" or given.source is None else entry
