@@ -262,6 +262,19 @@ def test_resume_with_other_inputs_is_refused_before_anything_is_tagged(
     assert (tmp_path / "out.ndjson").read_bytes() == before
 
 
+def test_resume_after_a_folder_was_renamed_tells_how_to_go_on(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
+) -> None:
+    run_audiotag("batch", "in", "--out", "out.csv", "-q")
+    (sounds / "sub").rename(sounds / "sub 2")
+    ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume")
+    assert (ran.code, "such as in/sub/a.wav. Bring back their folder in/sub, empty to leave" in ran.stderr) == (1, True)
+    (sounds / "sub").mkdir()
+    assert run_audiotag("batch", "in", "--out", "out.csv", "--resume").code == 3
+    run_audiotag("batch", "in", "--out", "whole.csv", "-q")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_what_is_excluded_now_is_not_named(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav
 ) -> None:

@@ -187,9 +187,12 @@ class JournaledFile:
         unnamed = [entry.path for entry in entries if entry.status != "failed"]
         kept = [path for path in unnamed if not is_gone(path)] if named else unnamed
         if kept:
+            folder = os.path.dirname(kept[0]) or os.curdir
+            is_there = os.path.isdir(folder)
+            way_out = "Name them too" if is_there else f"Bring back their folder {folder}, empty to leave them out,"
             raise OutputError(
                 f"{self.path}: holds results of {len(kept):,} inputs that are not named now, such as {kept[0]}. "
-                "Name them too and resume again, or begin anew with --overwrite"
+                f"{way_out} and resume again, or begin anew with --overwrite"
             )
         return len(unnamed)
 
