@@ -318,6 +318,15 @@ def test_a_second_run_into_the_same_file_is_refused(out: Path) -> None:
     file.close()
 
 
+def test_what_another_run_wrote_after_the_first_look_is_kept(out: Path) -> None:
+    check_output(out, "new")
+    finish(out, INPUTS, "new")
+    before = out.read_bytes()
+    with pytest.raises(OutputError, match=r"exists\. Choose another name"):
+        open_file(out, "new")
+    assert (out.read_bytes(), left_beside(out)) == (before, {provenance_path(out).name})
+
+
 def test_an_output_that_is_being_written_is_not_overwritten(out: Path) -> None:
     with closing(open_file(out, "new")), pytest.raises(OutputError, match="another run is writing it"):
         check_output(out, "overwrite")

@@ -35,7 +35,7 @@ from audiotag.journal.disk import (
 )
 from audiotag.journal.fingerprint import fingerprint_of, refuse_changes, utc_now
 from audiotag.journal.lines import VERSION, Entry, whole_lines
-from audiotag.journal.places import Mode, journal_path, side_path, write_provenance
+from audiotag.journal.places import Mode, journal_path, refuse_existing, side_path, write_provenance
 from audiotag.results import Status, result_from_dict
 from audiotag.writers import FORMATS, Output, Writer, open_writer
 
@@ -66,12 +66,15 @@ class JournaledFile:
         self._index: dict[int, int] = {}  # hash of a path: where its line begins in the journal
         self._named: set[int] = set()  # those of them that are inputs again
         self._provenance: dict[str, Any] | None = None  # of an earlier session, which died while it cleaned up
+        is_ours = not os.fstat(self._journal.fileno()).st_size
         try:
+            if mode == "new":  # since `check_output` the model was opened, and another run may have ended here
+                refuse_existing(path)
             self._begin(mode)
         except BaseException:
             is_empty = not os.fstat(self._journal.fileno()).st_size
             self.close()
-            if mode == "new" or is_empty:
+            if (mode == "new" and is_ours) or is_empty:
                 journal_path(path).unlink(missing_ok=True)
             raise
 
