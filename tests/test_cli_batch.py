@@ -262,6 +262,19 @@ def test_resume_with_other_inputs_is_refused_before_anything_is_tagged(
     assert (tmp_path / "out.ndjson").read_bytes() == before
 
 
+def test_resume_after_a_folder_was_renamed_tells_how_to_go_on(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
+) -> None:
+    run_audiotag("batch", "in", "--out", "out.csv", "-q")
+    (sounds / "sub").rename(sounds / "sub 2")
+    ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume")
+    assert (ran.code, "such as in/sub/a.wav. Bring back their folder in/sub, empty to leave" in ran.stderr) == (1, True)
+    (sounds / "sub").mkdir()
+    assert run_audiotag("batch", "in", "--out", "out.csv", "--resume").code == 3
+    run_audiotag("batch", "in", "--out", "whole.csv", "-q")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_what_is_excluded_now_is_not_named(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav
 ) -> None:
@@ -376,6 +389,21 @@ def test_resume_of_a_finished_run_picks_up_what_was_added_changed_and_removed(
     assert [line for line in ran.stderr.splitlines() if "broken" in line], "what failed is tried again"
     run_audiotag("batch", "in", "--out", f"whole.{suffix}", "-q")
     assert (tmp_path / f"out.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
+
+
+def test_what_was_added_to_a_finished_run_is_not_taken_for_changed_by_the_next_resume(
+    run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path, write_wav: WriteWav
+) -> None:
+    for path in sounds.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    run_audiotag("batch", "in", "--out", "out.csv", "-q")
+    os.utime(write_wav("in/b.wav", noise()), (1.2e9, 1.2e9))
+    provenance = tmp_path / "out.csv.run.json"
+    began = {"started": "2004-01-01T00:00:00+00:00"}  # after the others were recorded, and before this one
+    provenance.write_text(json.dumps({**json.loads(provenance.read_text()), **began}))
+    assert last_line(run_audiotag("batch", "in", "--out", "out.csv", "--resume")).startswith("4 ok")
+    ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume")
+    assert (ran.code, "has changed" in ran.stderr) == (3, False)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "ndjson", "json"])

@@ -205,6 +205,13 @@ def test_results_of_inputs_that_cannot_be_reached_are_not_thrown_away(out: Path,
     assert finish(out, INPUTS[1:]) == []
 
 
+def test_results_of_named_inputs_that_are_not_there_now_are_kept(out: Path, tmp_path: Path) -> None:
+    interrupt(out, INPUTS, after=4, mode="new")
+    away = tuple(Input(each.path, each.source) for each in INPUTS[:2])  # in a list of files of which a drive is out
+    assert finish(out, (*away, *INPUTS[2:])) == ["e.wav", "f.wav"]
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
+
+
 def test_results_are_not_thrown_away_where_none_is_named_again(out: Path) -> None:
     interrupt(out, INPUTS[:2], after=2, mode="new")
     with pytest.raises(OutputError, match="results of 2 inputs that are not named now"):
@@ -309,6 +316,15 @@ def test_a_second_run_into_the_same_file_is_refused(out: Path) -> None:
     with pytest.raises(OutputError, match="another run is writing it"):
         open_file(out, "resume")
     file.close()
+
+
+def test_what_another_run_wrote_after_the_first_look_is_kept(out: Path) -> None:
+    check_output(out, "new")
+    finish(out, INPUTS, "new")
+    before = out.read_bytes()
+    with pytest.raises(OutputError, match=r"exists\. Choose another name"):
+        open_file(out, "new")
+    assert (out.read_bytes(), left_beside(out)) == (before, {provenance_path(out).name})
 
 
 def test_an_output_that_is_being_written_is_not_overwritten(out: Path) -> None:

@@ -34,7 +34,8 @@ def read_finished(path: Path, *, form: str, header: Mapping[str, Any], with_head
     """
     try:
         was = json.loads(provenance_path(path).read_text(encoding="utf-8"))
-        fingerprint = {**fingerprint_of(form, was["audiotag"], was["with_header"]), "started": was["started"]}
+        # It starts now: what is changed is read again by this run, and all else was read before.
+        fingerprint = fingerprint_of(form, was["audiotag"], was["with_header"])
         refuse_changes({**fingerprint, "format": was["format"]}, fingerprint_of(form, header, with_header), path)
         began_ns = int(datetime.fromisoformat(was["started"]).timestamp() * 1e9)
         n_bytes, told_bytes = path.stat().st_size, int(was["bytes"])

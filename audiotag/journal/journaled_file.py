@@ -35,7 +35,7 @@ from audiotag.journal.disk import (
 )
 from audiotag.journal.fingerprint import fingerprint_of, refuse_changes, utc_now
 from audiotag.journal.lines import VERSION, Entry, whole_lines
-from audiotag.journal.places import Mode, journal_path, side_path, write_provenance
+from audiotag.journal.places import Mode, journal_path, refuse_existing, side_path, write_provenance
 from audiotag.results import Status, result_from_dict
 from audiotag.writers import FORMATS, Output, Writer, open_writer
 
@@ -66,12 +66,15 @@ class JournaledFile:
         self._index: dict[int, int] = {}  # hash of a path: where its line begins in the journal
         self._named: set[int] = set()  # those of them that are inputs again
         self._provenance: dict[str, Any] | None = None  # of an earlier session, which died while it cleaned up
+        is_ours = not os.fstat(self._journal.fileno()).st_size
         try:
+            if mode == "new":  # since `check_output` the model was opened, and another run may have ended here
+                refuse_existing(path)
             self._begin(mode)
         except BaseException:
             is_empty = not os.fstat(self._journal.fileno()).st_size
             self.close()
-            if mode == "new" or is_empty:
+            if (mode == "new" and is_ours) or is_empty:
                 journal_path(path).unlink(missing_ok=True)
             raise
 
@@ -152,13 +155,16 @@ class JournaledFile:
         return Entry(**json.loads(self._reader.readline()))
 
     def find(self, given: Input) -> Entry | None:
-        """What an earlier session did of an input that has not changed since; what failed is to be tried again."""
+        """What an earlier session did of an input that has not changed since; what failed is to be tried again.
+
+        What is not there now has not changed: its drive may be elsewhere.
+        """
         key = hash(given.path)
         entry = self._entry_at(self._index[key]) if key in self._index else None
         if entry is None or entry.path != given.path:
             return None
         self._named.add(key)
-        if (entry.size, entry.mtime_ns) != (given.size, given.mtime_ns):
+        if given.mtime_ns is not None and (entry.size, entry.mtime_ns) != (given.size, given.mtime_ns):
             logger.warning("%s: has changed since it was tagged; it is done again", given.path)
             return None
         return None if entry.status == "failed" or given.source is None else entry
@@ -184,9 +190,12 @@ class JournaledFile:
         unnamed = [entry.path for entry in entries if entry.status != "failed"]
         kept = [path for path in unnamed if not is_gone(path)] if named else unnamed
         if kept:
+            folder = os.path.dirname(kept[0]) or os.curdir
+            is_there = os.path.isdir(folder)
+            way_out = "Name them too" if is_there else f"Bring back their folder {folder}, empty to leave them out,"
             raise OutputError(
                 f"{self.path}: holds results of {len(kept):,} inputs that are not named now, such as {kept[0]}. "
-                "Name them too and resume again, or begin anew with --overwrite"
+                f"{way_out} and resume again, or begin anew with --overwrite"
             )
         return len(unnamed)
 

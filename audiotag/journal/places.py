@@ -47,10 +47,18 @@ def check_output(path: Path, mode: Mode) -> None:
         raise OutputError(f"{side_path(path)}: is a link, whose target would be overwritten. Remove it")
     if mode == "overwrite" and journal_path(path).exists():
         open_locked(journal_path(path), path).close()
-    if mode != "new":
-        return
-    if journal_path(path).exists():
+    if mode == "new" and journal_path(path).exists():
         raise OutputError(f"{path}: holds an unfinished run. Go on with --resume, or begin anew with --overwrite")
+    if mode == "new":
+        refuse_existing(path)
+
+
+def refuse_existing(path: Path) -> None:
+    """Keeps what nobody has asked to replace.
+
+    Raises:
+        OutputError: there is something.
+    """
     if os.path.lexists(path):
         raise OutputError(f"{path}: exists. Choose another name, or replace it with --overwrite")
 
