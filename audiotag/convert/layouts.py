@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from audiotag.config import HeadConfig, NetworkConfig
-from audiotag.convert.filling import check_fit, empty_network, fill_network
+from audiotag.convert.filling import empty_network, fill_network
 from audiotag.errors import CheckpointError
-from audiotag.network import AudioRepInceptionNeXt, Block, fuse
+from audiotag.network import AudioRepInceptionNeXt, Block, check_tensors, fuse
 
 # Largest difference of the two forms in one file, relative to a tensor's largest value: float32 in another order.
 SAME_FORM_TOLERANCE = 1e-5
@@ -70,7 +70,7 @@ def fuse_authors(
         their: tensor for form, named in zip(forms, names, strict=True)
         for their, tensor in _authors_state(form, named, heads)
     }  # fmt: skip
-    check_fit(tensors, expected, path)
+    check_tensors(tensors, expected, where=str(path), error=CheckpointError)
     joined = _join_heads(tensors, heads)
     for form, named in zip(forms, names, strict=True):
         fill_network(form, {their: joined[their] for their in named.values()}, named, path)
