@@ -130,7 +130,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         if path.exists() and not path.is_file():  # a pipe or a device, which may never end
             raise ModelError(f"{path}: is no file. Fetch or make the model again")
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError(f"{path}: is larger than {MAX_JSON_BYTES} bytes, which no configuration is")
+            raise ModelError(f"{path}: is larger than {MAX_JSON_BYTES >> 20} MiB: no configuration is. Check the file")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path.parent}: is no model folder: {path.name} is missing. Check the path") from error

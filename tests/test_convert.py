@@ -370,7 +370,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "something else": (of_something_else, "neither a checkpoint of the authors"),
     "no weights": (without_weights, "holds no weights"),
     "no model": (of_no_model, "does not describe its model: 'model'"),
-    "no mapping": (no_mapping, "holds a list instead of a checkpoint"),
+    "no mapping": (no_mapping, "holds a list instead of a checkpoint. Check the file"),
     "missing": (Path.unlink, "does not exist"),
     "a folder": (a_folder, "cannot be read: Is a directory"),
 }
@@ -465,8 +465,8 @@ def test_an_unusable_cfg_says_what_it_lacks(text: str | None, message: str, tmp_
 
 
 @pytest.mark.parametrize(("group", "values", "message"), [
-    ("RESNET", {"DEPTH": [50]}, r"RESNET\.DEPTH = \[50\], known are 50 and 101"),
-    ("RESNET", {"WIDTH_PER_GROUP": 0}, r"RESNET\.WIDTH_PER_GROUP = 0, not 1 to 1024"),
+    ("RESNET", {"DEPTH": [50]}, r"RESNET\.DEPTH = \[50\], not 50 or 101\. Check the file"),
+    ("RESNET", {"WIDTH_PER_GROUP": 0}, r"RESNET\.WIDTH_PER_GROUP = 0, not 1 to 1024\. Check the file"),
     ("MODEL", {"NUM_CLASSES": [11, 3]}, r"MODEL\.NUM_CLASSES = \[11, 3\] where 1 counts belong"),
     ("AUDIO_DATA", {"SAMPLING_RATE": "fast"}, r"AUDIO_DATA\.SAMPLING_RATE = 'fast'\. Name --dataset"),
     # Eleven days: a folder of such a model would be refused, and comparing its ONNX file took all memory.

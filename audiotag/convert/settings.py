@@ -89,12 +89,13 @@ class Settings:
         """Blocks of each stage."""
         depth = self._get("RESNET", "DEPTH") if self._has("RESNET", "DEPTH") else 50
         if not isinstance(depth, int) or depth not in DEPTHS:
-            raise CheckpointError(f"{self._path}: its cfg has RESNET.DEPTH = {depth!r}, known are 50 and 101")
+            raise CheckpointError(f"{self._path}: its cfg has RESNET.DEPTH = {depth!r}, not 50 or 101. Check the file")
         return DEPTHS[depth]
 
     def width(self) -> int:
         """Channels of the first stage."""
         width = self._get("RESNET", "WIDTH_PER_GROUP") if self._has("RESNET", "WIDTH_PER_GROUP") else 64
         if not isinstance(width, int) or not 0 < width <= MAX_WIDTH:
-            raise CheckpointError(f"{self._path}: its cfg has RESNET.WIDTH_PER_GROUP = {width!r}, not 1 to {MAX_WIDTH}")
+            what = f"its cfg has RESNET.WIDTH_PER_GROUP = {width!r}, not 1 to {MAX_WIDTH}"
+            raise CheckpointError(f"{self._path}: {what}. Check the file")
         return width
