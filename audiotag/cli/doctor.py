@@ -21,14 +21,13 @@ import typer
 from audiotag import __version__
 from audiotag.cli import options
 from audiotag.cli.progress import counted
-from audiotag.errors import AudioError, AudiotagError, ExitCode, UsageError, install_line
+from audiotag.errors import EXTRA_OF_PACKAGE, AudioError, AudiotagError, ExitCode, UsageError, install_line
 from audiotag.machine import core_count
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS
 from audiotag.options import EngineOptions
 from audiotag.writers import visible
 
 CORE_PACKAGES = ("numpy", "scipy", "soundfile", "soxr", "av", "onnxruntime", "huggingface_hub", "typer", "rich")
-OPTIONAL_PACKAGES = ("torch", "safetensors", "onnx", "pyarrow")
 FILE_OF_FORM = {"fp32": ONNX, "int8": ONNX_INT8, "torch": WEIGHTS}
 
 Status = Literal["ok", "absent", "failed"]
@@ -98,7 +97,7 @@ def machine_checks(model: str | None) -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()} ({sys.executable}), {platform.platform()}")
     yield Check("cores", "ok", f"{core_count()} of {os.cpu_count()}")
     yield from (_package(name, needed=True) for name in CORE_PACKAGES)
-    yield from (_package(name, needed=False) for name in OPTIONAL_PACKAGES)
+    yield from (_package(name, needed=False) for name in EXTRA_OF_PACKAGE)
     yield from _devices()
     yield _cache()
     yield _tuning()
