@@ -20,7 +20,7 @@ import typer
 
 from audiotag import __version__
 from audiotag.cli import options
-from audiotag.cli.progress import counted
+from audiotag.cli.status import counted
 from audiotag.errors import EXTRA_OF_PACKAGE, AudioError, AudiotagError, ExitCode, UsageError, install_line
 from audiotag.machine import core_count
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from audiotag.cli.progress import counted, length_of
+from audiotag.cli.status import counted, length_of
 from audiotag.config import ModelConfig
 from audiotag.errors import AudioError, ExitCode
 from audiotag.inputs import Found, Input, Shard, Skipped, is_read_once

@@ -12,8 +12,7 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, TAG, record_of
-from audiotag.cli.progress import counted
-from audiotag.cli.status import say
+from audiotag.cli.status import counted, say
 from audiotag.errors import ExitCode, NoInputsError, UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Found, Input, find_inputs, refuse_input_as_output, sources_of

@@ -13,38 +13,12 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from audiotag.cli.status import SECONDS_BETWEEN_LINES, say
+from audiotag.cli.status import SECONDS_BETWEEN_LINES, counted, length_of, real_time, say
 from audiotag.errors import UsageError
 from audiotag.inputs import Found, Input
 
 if TYPE_CHECKING:
     from audiotag.run import Tally
-
-
-def length_of(seconds: float) -> str:
-    """An amount of audio in the unit that suits it.
-
-    >>> length_of(12240), length_of(630), length_of(36)
-    ('3.4 h', '10.5 min', '36.0 s')
-    """
-    if seconds >= 3600:
-        return f"{seconds / 3600:,.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things.
-
-    >>> counted(1, "input"), counted(2000, "input")
-    ('1 input', '2,000 inputs')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def real_time(seconds: float, elapsed: float) -> str:
-    """How many times faster than listening."""
-    factor = seconds / max(elapsed, 1e-9)
-    return f"{factor:,.0f} x real time" if factor >= 10 else f"{factor:.1f} x real time"
 
 
 class Progress:

@@ -19,8 +19,8 @@ from audiotag.cli.interruption import interruptible
 from audiotag.cli.options import record_of
 from audiotag.cli.plan import seconds_to_tag, show_plan
 from audiotag.cli.predict import as_many_as_fit, at_least_one, check_labels, explain_empty, warn_of_trouble
-from audiotag.cli.progress import Progress, length_of, real_time
-from audiotag.cli.status import say
+from audiotag.cli.progress import Progress
+from audiotag.cli.status import length_of, real_time, say
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Found, Input, Shard, find_inputs, in_shard, refuse_input_as_output, sources_of
