@@ -188,9 +188,9 @@ class ModelConfig:
         if not isinstance(self.license, str | None):
             raise ValueError(f"license must be text, not {self.license!r}")
         if self.activation not in PROBLEM_TYPE_OF:
-            raise ValueError(f"activation must be 'softmax' or 'sigmoid', not {self.activation!r}")
-        if self.aggregate not in ("mean", "max"):
-            raise ValueError(f"aggregate must be 'mean' or 'max', not {self.aggregate!r}")
+            raise ValueError(f"activation must be {' or '.join(PROBLEM_TYPE_OF)}, not {self.activation!r}")
+        if self.aggregate not in get_args(Aggregate):
+            raise ValueError(f"aggregate must be {' or '.join(get_args(Aggregate))}, not {self.aggregate!r}")
         expected = self.frontend.n_frames(self.window.n_samples)
         if self.window.n_frames != expected:
             raise ValueError(
