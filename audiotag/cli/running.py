@@ -27,7 +27,7 @@ from audiotag.inputs import Found, Input, Shard, find_inputs, in_shard, refuse_i
 from audiotag.journal import JournaledFile, Mode, check_output, journal_path, read_finished
 from audiotag.options import EngineOptions, TagOptions
 from audiotag.results import Result
-from audiotag.writers import Output, open_output, open_writer, pick_format
+from audiotag.writers import open_output, open_writer, pick_format
 
 if TYPE_CHECKING:
     from audiotag.run import Sink, Tally
@@ -117,7 +117,7 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
     run, inputs = record_of(RunOptions, context), record_of(InputOptions, context)
     engine_options = record_of(EngineOptions, context)
     options.set_verbosity(quiet=run.quiet, verbose=run.verbose)
-    name = pick_format(run.form, run.out, header=run.header)
+    form = pick_format(run.form, run.out, header=run.header)
     inputs.check()
     mode = run.mode
     if run.out is not None and not run.dry_run:
@@ -128,7 +128,7 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
         return show_plan(inputs.find(), folder, tag_options, engine_options, shard=run.shard)
     if mode == "overwrite":
         refuse_input_as_output(run.out, inputs.sources())
-    found = as_many_as_fit(name, in_shard(at_least_one(inputs.find()), run.shard))
+    found = as_many_as_fit(form, in_shard(at_least_one(inputs.find()), run.shard))
     from audiotag.run import Tally
     from audiotag.tagger import Tagger
 
@@ -139,83 +139,77 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
         tally, count, to_tag=partial(seconds_to_tag, tag_options=tag_options),
         shown=run.progress and not run.quiet, among_results=among_results,
     )  # fmt: skip
-    session = _Session(tagger, tag_options, tally, progress, count=count, shard=run.shard, strict=run.strict)
+    session = _Session(
+        run=run, form=form, tag_options=tag_options, tagger=tagger, tally=tally, progress=progress, count=count
+    )
     with interruptible(tally, run.out), progress:
-        session.run(found, run.out, name, with_header=run.header, mode=mode)
+        session.tag(found)
     if not run.quiet:
         explain_empty(tally.n_empty, tally.n_inputs, tag_options)
         say_summary(tally, progress)
     return tally.exit_code
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Session:
-    """What a run needs besides its inputs and its output."""
+    """A run that is ready to begin."""
 
-    def __init__(
-        self,
-        tagger: Tagger,
-        tag_options: TagOptions,
-        tally: Tally,
-        progress: Progress,
-        *,
-        count: Callable[[], Iterable[Found]] | None,
-        shard: Shard | None,
-        strict: bool,
-    ) -> None:
-        self._tagger, self._options, self._tally = tagger, tag_options, tally
-        self._progress, self._count, self._shard, self._strict = progress, count, shard, strict
+    run: RunOptions
+    form: str  # the output's, also where it was not named
+    tag_options: TagOptions
+    tagger: Tagger
+    tally: Tally
+    progress: Progress
+    count: Callable[[], Iterable[Found]] | None  # finds the inputs once more; None where that cannot be done
 
-    def run(self, found: Iterable[Input], out: Path | None, name: str, *, with_header: bool, mode: Mode) -> None:
-        """Tags what was found, to stdout without `out`."""
-        run_header = self._tagger.run_header(self._options)
-        if self._shard is not None:
-            run_header["shard"] = str(self._shard)
-        if out is not None:
-            self._to_file(found, out, name, run_header, with_header=with_header, mode=mode)
-            return
-        with open_output(None) as output:
-            self._to_stream(found, output, name, run_header, with_header=with_header)
+    def tag(self, found: Iterable[Input]) -> None:
+        """Tags what was found, into the file of --out or to stdout."""
+        header = self.tagger.run_header(self.tag_options)
+        if self.run.shard is not None:
+            header["shard"] = str(self.run.shard)
+        if self.run.out is None:
+            self._to_stdout(found, header)
+        else:
+            self._to_file(found, self.run.out, header)
 
-    def _to_stream(
-        self, found: Iterable[Input], output: Output, name: str, run_header: dict[str, Any], *, with_header: bool
-    ) -> None:
+    def _to_stdout(self, found: Iterable[Input], header: dict[str, Any]) -> None:
         from audiotag.run import Stream
 
-        writer = open_writer(name, output, header=run_header, asked_for_header=with_header)
-        writer.begin()
-        self._tag(found, Stream(writer))
-        writer.end()
+        with open_output(None) as output:
+            writer = open_writer(self.form, output, header=header, asked_for_header=self.run.header)
+            writer.begin()
+            self._tag(found, Stream(writer))
+            writer.end()
 
-    def _to_file(
-        self, found: Iterable[Input], out: Path, name: str, run_header: dict[str, Any], *, with_header: bool, mode: Mode
-    ) -> None:
+    def _to_file(self, found: Iterable[Input], out: Path, header: dict[str, Any]) -> None:
+        mode, with_header = self.run.mode, self.run.header
         was_finished = mode == "resume" and out.exists() and not journal_path(out).exists()
         if was_finished:
-            was = read_finished(out, form=name, header=run_header, with_header=with_header)
+            was = read_finished(out, form=self.form, header=header, with_header=with_header)
             if was is not None:
                 self._take_counts(was, out)
                 return
-        with closing(JournaledFile(out, form=name, header=run_header, with_header=with_header, mode=mode)) as file:
+        with closing(JournaledFile(out, form=self.form, header=header, with_header=with_header, mode=mode)) as file:
             if file.finish_earlier() is None:
-                if self._count is not None:
-                    named = (item.path for item in self._count() if isinstance(item, Input))
+                if self.count is not None:
+                    named = (item.path for item in self.count() if isinstance(item, Input))
                     file.check_inputs(named, was_finished=was_finished)
                 self._tag(found, file)
-                file.finish(self._tally.to_dict())
+                file.finish(self.tally.to_dict())
                 return
         # It is a finished one now, which may be added to.
-        self._to_file(found, out, name, run_header, with_header=with_header, mode=mode)
+        self._to_file(found, out, header)
 
     def _take_counts(self, was: dict[str, Any], out: Path) -> None:
         logger.warning("%s: is finished already; nothing was done. Inputs added since need --overwrite", out)
         counts = was["inputs"]
-        self._tally.n_ok, self._tally.n_empty, self._tally.n_failed = counts["ok"], counts["empty"], counts["failed"]
-        self._tally.seconds = was["seconds_of_audio"]
+        self.tally.n_ok, self.tally.n_empty, self.tally.n_failed = counts["ok"], counts["empty"], counts["failed"]
+        self.tally.seconds = was["seconds_of_audio"]
 
     def _tag(self, found: Iterable[Input], sink: Sink) -> None:
         tag_all(
-            self._tagger, found, sink,
-            tag_options=self._options, tally=self._tally, progress=self._progress, strict=self._strict,
+            self.tagger, found, sink,
+            tag_options=self.tag_options, tally=self.tally, progress=self.progress, strict=self.run.strict,
         )  # fmt: skip
 
 
