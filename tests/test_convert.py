@@ -22,7 +22,7 @@ from conftest import Ran
 from torch import Tensor
 
 from audiotag.config import ModelConfig
-from audiotag.convert import convert, read_checkpoint
+from audiotag.convert import convert, read_checkpoint, read_labels
 from audiotag.errors import CheckpointError, OutputError, UsageError
 from audiotag.export import verify_folder
 from audiotag.model_folder import ONNX, ONNX_INT8, open_model_folder
@@ -479,6 +479,16 @@ def test_a_cfg_of_what_no_model_is_says_so(group: str, values: dict[str, Any], m
     path = authors.write_pyth(tmp_path / "c.pyth", "nsynth", state, cfg=json.dumps(settings))
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ("0,Chicken, rooster", "more cells than the first. Are there commas in names without quotes"),  # was 'Chicken'
+    ("0", "label 0 has an empty name"),
+])  # fmt: skip
+def test_a_row_of_labels_with_other_cells_than_the_first_says_so(row: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(f"index,name\n{row}\n1,Dog\n")
+    with pytest.raises(UsageError, match=message):
+        read_labels(tmp_path / "labels.csv")
 
 
 def test_more_labels_than_outputs_ask_for_names(tmp_path: Path) -> None:
