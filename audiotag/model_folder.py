@@ -248,7 +248,11 @@ def write_configs(path: Path, config: ModelConfig) -> None:
     """Writes `config.json` and `preprocessor_config.json`, each whole or not at all."""
     path.mkdir(parents=True, exist_ok=True)
     for name, values in ((CONFIG, config.to_config_dict()), (PREPROCESSOR, config.to_preprocessor_dict())):
-        partial = path / (name + ".partial")
-        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # as JSON escapes a surrogate
-        partial.replace(path / name)
+        write_whole(path / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file of text, whole or not at all; what UTF-8 cannot hold as JSON and Python escape it: `\\udcff`."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    partial.replace(path)
