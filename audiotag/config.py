@@ -129,7 +129,7 @@ class NetworkConfig:
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that are learnt, in the fused form."""
+        """Weights and biases of the fused form."""
         count, n_in = self.width * 5 * 7 + self.width, self.width  # stem
         for stage, (n_out, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             mixing = 2 * (self.kernel_sizes[0] * n_out + n_out)  # along time, along frequency
@@ -199,7 +199,7 @@ class ModelConfig:
 
     @property
     def window_seconds(self) -> float:
-        """Length of a full window."""
+        """Length of a full window, in seconds."""
         return self.window.n_samples / self.frontend.sample_rate
 
     @property

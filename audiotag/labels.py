@@ -76,7 +76,7 @@ class LabelSet:
         return tuple(sorted(kept - dropped))
 
     def fill(self, named: Mapping[str, float], others: Sequence[float]) -> tuple[float, ...]:
-        """A value for each label: of those in `named`, for the rest of `others`, which are in network order.
+        """A value for each label, in network order: from `named` by its name, else from `others` by its position.
 
         Raises:
             UsageError: a name is not among the labels (globs are not meant); the message suggests the nearest.

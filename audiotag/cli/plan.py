@@ -30,7 +30,7 @@ def show_plan(
     tag_options: TagOptions,
     engine_options: EngineOptions,
     *,
-    shard: Shard | None = None,
+    shard: Shard | None,
 ) -> ExitCode:
     """Prints the plan of a run, or of a shard of it; nothing is tagged or written."""
     from audiotag.tagger import Tagger
@@ -65,7 +65,7 @@ def seconds_to_tag(given: Input, tag_options: TagOptions) -> float:
 
 
 def _extent(given: Input, tag_options: TagOptions) -> tuple[float, int, str]:
-    """Seconds that are tagged of an input, by its header, of how many channels, and what to say of it."""
+    """By an input's header: the seconds that will be tagged, how many results they have, and a note for the plan."""
     from audiotag.audio import probe
 
     if given.source is None:
@@ -83,7 +83,7 @@ def _extent(given: Input, tag_options: TagOptions) -> tuple[float, int, str]:
 
 
 def _window_count(seconds: float, config: ModelConfig, tag_options: TagOptions) -> int:
-    """Windows of an input of which so much is heard."""
+    """How many windows this much audio is cut into."""
     from audiotag.windows import view_starts, window_starts
 
     n_samples, n_views = round(seconds * config.frontend.sample_rate), tag_options.max_windows
@@ -93,7 +93,7 @@ def _window_count(seconds: float, config: ModelConfig, tag_options: TagOptions) 
 
 
 def _seconds_per_window(tagger: Tagger) -> float:
-    """What the engine takes for a window, where others are computed beside it."""
+    """Seconds of the engine for a window: those of one timed call, shared by the calls that run at once."""
     import numpy as np
 
     window, frontend = tagger.config.window, tagger.config.frontend

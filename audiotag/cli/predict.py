@@ -117,7 +117,7 @@ def at_least_one(found: Iterator[Found]) -> Iterator[Input]:
 
 
 def as_many_as_fit(name: str, inputs: Iterator[Input]) -> Iterator[Input]:
-    """The inputs, where the format `name` can hold them all: what a writer finds out later, after the first of them.
+    """The inputs, if an output of the format `name` can hold them all. A writer would refuse the second one only then.
 
     Raises:
         UsageError: it holds one, and there are several.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Seconds of audio as they are done in this session; the whole is estimated from the bytes of the inputs.
+    """Counts the seconds of audio that this session has tagged, and estimates the total from the inputs' bytes.
 
     `find` walks the inputs once more, on a thread, to learn how many bytes there are; None where that cannot be done.
     Until an input is done, the seconds that `to_tag` finds in the first one stand for all. With `among_results`, these
@@ -80,7 +80,7 @@ class Progress:
             self._is_counted = True
 
     def add_seconds(self, seconds: float) -> None:
-        """So much more audio is done."""
+        """Counts audio that was tagged."""
         # The tally counts kept inputs too, which are not tagged here. The difference lacks what is tagged but not
         # counted yet, now more, now less; so the largest is nearest.
         self._seconds_kept = max(self._seconds_kept, self._tally.seconds - self.seconds)
@@ -88,13 +88,17 @@ class Progress:
         self._show()
 
     def add_input(self, given: Input) -> None:
-        """An input is done."""
+        """Counts an input whose result was written."""
         self._bytes_done += given.size or 0
         self._seconds_of_done = self.seconds
         self._show()
 
     def total_seconds(self) -> float | None:
-        """What all inputs hold but the kept ones, if they are like those that are done."""
+        """Estimated seconds of audio that this session tags in all; None while too little is known.
+
+        Inputs that are not done are taken to have as many seconds a byte as those that are. What an earlier session
+        did is left out.
+        """
         seconds_per_byte = self._seconds_of_done / self._bytes_done if self._bytes_done else self._seconds_per_byte
         if not (self._is_counted and seconds_per_byte):
             return None

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
-    """Where a run gets its inputs; each field is an option."""
+    """Where a run gets its inputs; each field is a parameter of the command."""
 
     inputs: tuple[str, ...] | None
     files_from: str | None
@@ -60,7 +60,7 @@ class InputOptions:
         return self._find(self.files_from)
 
     def lists(self) -> tuple[Path, ...]:
-        """The file that names inputs, where it is one."""
+        """The file of --files-from, unless there is none or it is stdin."""
         return () if self.files_from in (None, "-") else (Path(self.files_from),)
 
     @property
@@ -80,7 +80,7 @@ class InputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What becomes of a run's results, and how it behaves; each field is an option."""
+    """What becomes of a run's results, and how it behaves; each field is a parameter of the command."""
 
     shard: Shard | None
     out: Path | None

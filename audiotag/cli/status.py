@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(line: str) -> None:
-    """Says a line; where nobody hears (a reader or a terminal that is gone, a full disk) the command goes on."""
+    """Writes a line to stderr; where it cannot be written (a closed pipe, a full disk) the command goes on."""
     with suppress(OSError):
         typer.echo(visible(line).encode(), err=True)
 

@@ -52,7 +52,10 @@ def files_recorded(folder: ModelFolder, *, offline: bool) -> dict[str, str]:
 
 
 def known_weights(folder: ModelFolder) -> ModelFolder:
-    """The folder with the checksum of its weights, so that results name the same whichever files are here."""
+    """The folder with the checksum of its weights as the Hub named it, where only other files were downloaded.
+
+    So the outputs of a run name the same checksum whichever of the model's files are here.
+    """
     weights = _read_record(folder.name, str(folder.revision)).get(WEIGHTS, "")
     return replace(folder, weights_sha256=weights) if len(weights) == 64 and not folder.has(WEIGHTS) else folder
 

@@ -1,4 +1,4 @@
-"""Where things lie on this machine, how notes are put there, and whether the environment allows the network."""
+"""The cache folders on this machine, small files written there, and whether the environment allows the network."""
 
 from __future__ import annotations
 
