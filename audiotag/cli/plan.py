@@ -49,11 +49,12 @@ def show_plan(
         typer.echo(f"tag   {visible(item.path)}  {note}".encode())
         n_inputs, n_bytes, seconds = n_inputs + 1, n_bytes + (item.size or 0), seconds + length
         n_windows += n_rows * _window_count(length, folder.config, tag_options)
+    about = ""
     if n_windows:
-        took = _seconds_per_window(Tagger(folder, options=engine_options)) * n_windows
+        seconds_to_run = _seconds_per_window(Tagger(folder, options=engine_options)) * n_windows
+        about = f"; about {timedelta(seconds=math.ceil(seconds_to_run))} to tag"
     if shard is not None:
         typer.echo(f"shard {shard}; inputs in the others: {n_elsewhere:,}")
-    about = f"; about {timedelta(seconds=math.ceil(took))} to tag" if n_windows else ""
     what = f"{counted(n_inputs, 'input')}, {length_of(seconds)}, {n_bytes / 1e6:,.1f} MB"
     typer.echo(f"{what}; {n_skipped:,} skipped{about}")
     return ExitCode.OK if n_inputs + n_elsewhere else ExitCode.NO_INPUTS
