@@ -1,4 +1,4 @@
-"""A run over many inputs, as `batch` and `events` begin it: its options, its output, its account of every input."""
+"""What the commands that tag share, and the run of `batch` and `events`: its inputs, its output, its summary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,17 @@ from audiotag.cli import options
 from audiotag.cli.interruption import interruptible
 from audiotag.cli.options import record_of
 from audiotag.cli.plan import seconds_to_tag, show_plan
-from audiotag.cli.predict import as_many_as_fit, at_least_one, check_labels, explain_empty, warn_of_trouble
 from audiotag.cli.progress import Progress
-from audiotag.cli.status import length_of, real_time, say
-from audiotag.errors import UsageError
+from audiotag.cli.status import counted, length_of, real_time, say
+from audiotag.errors import NoInputsError, UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Found, Input, Shard, find_inputs, in_shard, refuse_input_as_output, sources_of
 from audiotag.journal import JournaledFile, Mode, check_output, journal_path, read_finished
+from audiotag.labels import LabelSet
+from audiotag.model_folder import ModelFolder
 from audiotag.options import EngineOptions, TagOptions
-from audiotag.results import Result
-from audiotag.writers import open_output, open_writer, pick_format
+from audiotag.results import Failure, Result
+from audiotag.writers import FORMATS, open_output, open_writer, pick_format
 
 if TYPE_CHECKING:
     from audiotag.run import Sink, Tally
@@ -110,6 +111,52 @@ class RunOptions:
             name = "resume" if self.resume else "overwrite"
             raise UsageError(f"{name}: there is no file without --out. Add --out FILE")
         return "resume" if self.resume else "overwrite" if self.overwrite else "new"
+
+
+def check_labels(tag_options: TagOptions, folder: ModelFolder) -> None:
+    """Refuses an option that names a label which the model does not know, before anything heavy is imported.
+
+    Raises:
+        UsageError: there is one.
+    """
+    labels = LabelSet(folder.config.labels)
+    labels.select(tag_options.include_labels, tag_options.exclude_labels)
+    labels.fill(tag_options.thresholds or {}, folder.config.thresholds)
+
+
+def at_least_one(found: Iterator[Found]) -> Iterator[Input]:
+    """The inputs among what was found; what was skipped is noted.
+
+    Raises:
+        NoInputsError: there is none.
+    """
+    inputs = _without_skipped(found)
+    first = next(inputs, None)
+    if first is None:
+        raise NoInputsError("no inputs: there is no audio or video in what was named. Check it, or see why with -v")
+    return chain([first], inputs)
+
+
+def _without_skipped(found: Iterator[Found]) -> Iterator[Input]:
+    for item in found:
+        if isinstance(item, Input):
+            yield item
+        else:
+            logger.info("%s: skipped: %s", item.path, item.reason)
+
+
+def as_many_as_fit(name: str, inputs: Iterator[Input]) -> Iterator[Input]:
+    """The inputs, if the format `name` can hold them all: a writer would refuse the second when the first is tagged.
+
+    Raises:
+        UsageError: it holds one, and there are several.
+    """
+    if not FORMATS[name].is_of_one_input:
+        return inputs
+    first_two = list(islice(inputs, 2))
+    if len(first_two) > 1:
+        raise UsageError(f"format {name}: a file of it belongs to one input. Use raven or csv for several")
+    return iter(first_two)
 
 
 def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
@@ -234,6 +281,24 @@ def tag_all(
         tagger, found, sink, options=tag_options, tally=tally, strict=strict,
         on_seconds=progress.add_seconds, on_input=on_input,
     )  # fmt: skip
+
+
+def warn_of_trouble(result: Result) -> None:
+    """Says what was wrong with an input."""
+    trouble = result.error if isinstance(result, Failure) else result.warning
+    if trouble is not None:
+        logger.warning("%s: %s", result.path, trouble)
+
+
+def explain_empty(n_empty: int, n_inputs: int, tag_options: TagOptions) -> None:
+    """Tells people why there is nothing to see, and what to do."""
+    if not n_empty:
+        return
+    how_many = f"{n_empty:,} of {counted(n_inputs, 'input')}"
+    # The mean of many windows hides a short sound. With -t 0 all of an input would be one event.
+    weaker, short = "-t 0 shows the likeliest labels", "`audiotag events` finds short sounds in long recordings"
+    way_out = "A lower -t shows weaker ones" if tag_options.events is not None else f"{weaker}; {short}"
+    say(f"audiotag: no label reached its threshold in {how_many}. {way_out}")
 
 
 def say_summary(tally: Tally, progress: Progress) -> None:
