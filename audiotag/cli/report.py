@@ -113,7 +113,8 @@ def _check_output(out: Path | None, *, overwrite: bool) -> None:
 
 
 def _check_inputs(found: list[Input], channels: str) -> None:
-    for given in filter(is_read_once, found):
+    given = next(filter(is_read_once, found), None)
+    if given is not None:
         name = "stdin" if given.source is None else given.path
         raise UsageError(f"{name}: can be read only once, and a report needs its audio twice. Save it to a file first")
     if channels == "each":
