@@ -118,7 +118,8 @@ def windows_of_clip(config: ModelConfig) -> int:
 def parts_of_floor(alone: Mapping[str, float], container: str, engine: float) -> dict[str, float]:
     """The time of each stage that a run over files of this container cannot do without; their sum is its floor.
 
-    `alone` are times on one core, named as in `work_of_stages`; `engine` is the engine's on all cores.
+    In milliseconds a clip: `alone` are times on one core, named as in `work_of_stages`, `engine` is the engine's on all
+    cores.
     """
     one_core = {"decode": alone[container]} | {name: alone[name] for name in ("resample", "log-mel") if name in alone}
     return {name: time / core_count() for name, time in one_core.items()} | {"engine": engine}

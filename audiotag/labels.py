@@ -70,7 +70,11 @@ class LabelSet:
         return matched
 
     def select(self, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> tuple[int, ...]:
-        """Positions left after keeping `include` (all where empty) and dropping `exclude`, in network order."""
+        """Positions left after keeping `include` (all where empty) and dropping `exclude`, in network order.
+
+        Raises:
+            UsageError: a pattern matches no label; the message suggests the nearest names.
+        """
         kept = {index for pattern in include for index in self.find(pattern)} or set(range(len(self)))
         dropped = {index for pattern in exclude for index in self.find(pattern)}
         return tuple(sorted(kept - dropped))

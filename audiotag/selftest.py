@@ -177,7 +177,11 @@ def read_answers(folder: ModelFolder) -> Answers | None:
 
 
 def record_answers(folder: ModelFolder) -> Path:
-    """Writes the answers of the first engine into the model folder."""
+    """Writes the answers of the first engine into the model folder, and gives the file.
+
+    Raises:
+        AudiotagError: no engine here can run the model, or it failed.
+    """
     answers = answers_of(folder, engines_here(folder)[0])
     rounded = {clip: {label: round(score, 7) for label, score in scores.items()} for clip, scores in answers.items()}
     path = folder.path / ANSWERS_FILE

@@ -57,7 +57,11 @@ def authors_name(name: str) -> str:
 def fuse_authors(
     tensors: dict[str, Tensor], config: NetworkConfig, heads: tuple[HeadConfig, ...], path: Path
 ) -> tuple[AudioRepInceptionNeXt, str]:
-    """The fused network, and in which of three layouts the file keeps it: training, merged, or both (union)."""
+    """The fused network, and in which of three layouts the file keeps it: training, merged, or both (union).
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown or misshapen, or the two forms of a union disagree.
+    """
     has_merged = any(_MERGED.search(name) for name in tensors)
     has_branches = any(_BRANCH.search(name) for name in tensors)
     forms = []
