@@ -190,7 +190,7 @@ def _to_verify(wanted: Sequence[str]) -> Iterator[ModelFolder]:
 
 def _verified(folder: ModelFolder, *, offline: bool) -> Iterator[dict[str, Any]]:
     recorded = files_recorded(folder, offline=offline)
-    for name in (name for name in DOWNLOADED if folder.has(name)):
+    for name in filter(folder.has, DOWNLOADED):
         intact = is_intact(folder.path / name, recorded.get(name, ""))
         status = {True: "ok", False: "damaged", None: "unknown"}[intact]  # unknown: nothing was recorded
         yield {"status": status, "name": folder.name, "revision": folder.revision, "file": name,
@@ -225,7 +225,7 @@ def labels(
 
 
 def _sizes(folder: ModelFolder) -> dict[str, int]:
-    return {name: (folder.path / name).stat().st_size for name in DOWNLOADED if folder.has(name)}
+    return {name: (folder.path / name).stat().st_size for name in filter(folder.has, DOWNLOADED)}
 
 
 def _hub_id(text: str) -> HubId:

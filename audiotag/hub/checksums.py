@@ -42,9 +42,13 @@ def git_blob_id(path: Path) -> str:
 
 
 def files_recorded(folder: ModelFolder, *, offline: bool) -> dict[str, str]:
-    """The checksum of each file as the Hub recorded it, from the cache or, where that keeps none, from the Hub."""
+    """The checksum of each file as the Hub recorded it, from the cache or, where that keeps none, from the Hub.
+
+    Raises:
+        HubError: the Hub has to be asked, and does not answer.
+    """
     known = {} if folder.revision is None else _read_record(folder.name, folder.revision)
-    present = (name for name in DOWNLOADED if folder.has(name))
+    present = filter(folder.has, DOWNLOADED)
     recorded = {name: recorded_checksum(folder.path / name) or known.get(name, "") for name in present}
     if all(recorded.values()) or folder.revision is None or offline or is_offline():
         return recorded
