@@ -118,7 +118,8 @@ def windows_of_clip(config: ModelConfig) -> int:
 def parts_of_floor(alone: Mapping[str, float], container: str, engine: float) -> dict[str, float]:
     """The time of each stage that a run over files of this container cannot do without; their sum is its floor.
 
-    `alone` are times on one core, named as in `work_of_stages`; `engine` is the engine's on all cores.
+    In milliseconds a clip: `alone` are times on one core, named as in `work_of_stages`, `engine` is the engine's on all
+    cores.
     """
     one_core = {"decode": alone[container]} | {name: alone[name] for name in ("resample", "log-mel") if name in alone}
     return {name: time / core_count() for name, time in one_core.items()} | {"engine": engine}
@@ -135,8 +136,9 @@ def seconds_of(work: Callable[[], object]) -> float:
     return median(times)
 
 
-def matrix_product_gflops(size: int = 1024) -> float:
+def matrix_product_gflops() -> float:
     """What numpy's float32 matrix product reaches on all cores, in 1e9 floating-point operations a second."""
+    size = 1024  # rows and columns
     left = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
     return 2 * size**3 / seconds_of(lambda: left @ left) / 1e9
 

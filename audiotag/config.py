@@ -129,7 +129,7 @@ class NetworkConfig:
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that are learnt, in the fused form."""
+        """Weights and biases of the fused form."""
         count, n_in = self.width * 5 * 7 + self.width, self.width  # stem
         for stage, (n_out, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             mixing = 2 * (self.kernel_sizes[0] * n_out + n_out)  # along time, along frequency
@@ -188,9 +188,9 @@ class ModelConfig:
         if not isinstance(self.license, str | None):
             raise ValueError(f"license must be text, not {self.license!r}")
         if self.activation not in PROBLEM_TYPE_OF:
-            raise ValueError(f"activation must be 'softmax' or 'sigmoid', not {self.activation!r}")
-        if self.aggregate not in ("mean", "max"):
-            raise ValueError(f"aggregate must be 'mean' or 'max', not {self.aggregate!r}")
+            raise ValueError(f"activation must be {' or '.join(PROBLEM_TYPE_OF)}, not {self.activation!r}")
+        if self.aggregate not in get_args(Aggregate):
+            raise ValueError(f"aggregate must be {' or '.join(get_args(Aggregate))}, not {self.aggregate!r}")
         expected = self.frontend.n_frames(self.window.n_samples)
         if self.window.n_frames != expected:
             raise ValueError(
@@ -199,7 +199,7 @@ class ModelConfig:
 
     @property
     def window_seconds(self) -> float:
-        """Length of a full window."""
+        """Length of a full window, in seconds."""
         return self.window.n_samples / self.frontend.sample_rate
 
     @property

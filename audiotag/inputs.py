@@ -211,9 +211,9 @@ class _Globs:
     """Patterns over names, or over paths below a folder where they have a slash. Case matters."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        self._patterns = tuple(pattern.rstrip("/") for pattern in patterns)
         self._matchers = tuple(
-            ("/" in pattern, re.compile(fnmatch.translate(pattern.removeprefix("./")))) for pattern in self._patterns
+            ("/" in pattern, re.compile(fnmatch.translate(pattern.removeprefix("./"))))
+            for pattern in (given.rstrip("/") for given in patterns)
         )
 
     def __bool__(self) -> bool:
@@ -342,25 +342,17 @@ class _Walk:
         self._walked = [os.path.realpath(root)]  # each of them with all that is below
 
     def __iter__(self) -> Iterator[Found]:
-        open_folders: list[Iterator[str]] = []  # of each depth; a loop instead of recursion, for any depth
-        folder: str | None = ""
-        while True:
-            if folder is not None:
-                names = self._names(folder)
-                if isinstance(names, Input):
-                    yield names
-                else:
-                    open_folders.append(names)
-            if not open_folders:
-                return
+        open_folders = [iter(("",))]  # of each depth, the root first; a loop instead of recursion, for any depth
+        while open_folders:
             relative = next(open_folders[-1], None)
-            folder = None
             if relative is None:
                 open_folders.pop()
-            elif (found := self._look_at(relative)) is None:
-                folder = relative
-            else:
+            elif relative and (found := self._look_at(relative)) is not None:
                 yield found
+            elif isinstance(names := self._names(relative), Input):
+                yield names
+            else:
+                open_folders.append(names)
 
     def _names(self, folder: str) -> Iterator[str] | Input:
         """Paths, relative to the root, of what is in a folder; the folder itself if it cannot be read."""

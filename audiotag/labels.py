@@ -70,13 +70,17 @@ class LabelSet:
         return matched
 
     def select(self, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> tuple[int, ...]:
-        """Positions left after keeping `include` (all where empty) and dropping `exclude`, in network order."""
+        """Positions left after keeping `include` (all where empty) and dropping `exclude`, in network order.
+
+        Raises:
+            UsageError: a pattern matches no label; the message suggests the nearest names.
+        """
         kept = {index for pattern in include for index in self.find(pattern)} or set(range(len(self)))
         dropped = {index for pattern in exclude for index in self.find(pattern)}
         return tuple(sorted(kept - dropped))
 
     def fill(self, named: Mapping[str, float], others: Sequence[float]) -> tuple[float, ...]:
-        """A value for each label: of those in `named`, for the rest of `others`, which are in network order.
+        """A value for each label, in network order: from `named` by its name, else from `others` by its position.
 
         Raises:
             UsageError: a name is not among the labels (globs are not meant); the message suggests the nearest.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from audiotag.config import ModelConfig, Padding
-from audiotag.model_folder import CARD
+from audiotag.model_folder import CARD, write_whole
 
 NOTES = "NOTES.md"
 CREDITS = "CREDITS.csv"  # `training` writes it
@@ -35,11 +35,8 @@ HUB_LICENSES = frozenset({
 
 def write_model_card(folder: Path, config: ModelConfig) -> None:
     """Writes `README.md` into a model folder, whole or not at all."""
-    partial = folder / (CARD + ".partial")
     notes = (folder / NOTES).read_text(encoding="utf-8") if (folder / NOTES).exists() else ""
-    card = model_card(config, has_credits=(folder / CREDITS).exists(), notes=notes)
-    partial.write_text(card, encoding="utf-8", errors="backslashreplace")
-    partial.replace(folder / CARD)
+    write_whole(folder / CARD, model_card(config, has_credits=(folder / CREDITS).exists(), notes=notes))
 
 
 def model_card(config: ModelConfig, *, has_credits: bool = False, notes: str = "") -> str:

@@ -130,7 +130,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         if path.exists() and not path.is_file():  # a pipe or a device, which may never end
             raise ModelError(f"{path}: is no file. Fetch or make the model again")
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError(f"{path}: is larger than {MAX_JSON_BYTES} bytes, which no configuration is")
+            raise ModelError(f"{path}: is larger than {MAX_JSON_BYTES >> 20} MiB: no configuration is. Check the file")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path.parent}: is no model folder: {path.name} is missing. Check the path") from error
@@ -248,7 +248,11 @@ def write_configs(path: Path, config: ModelConfig) -> None:
     """Writes `config.json` and `preprocessor_config.json`, each whole or not at all."""
     path.mkdir(parents=True, exist_ok=True)
     for name, values in ((CONFIG, config.to_config_dict()), (PREPROCESSOR, config.to_preprocessor_dict())):
-        partial = path / (name + ".partial")
-        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # as JSON escapes a surrogate
-        partial.replace(path / name)
+        write_whole(path / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file of text, whole or not at all; what UTF-8 cannot hold as JSON and Python escape it: `\\udcff`."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    partial.replace(path)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from audiotag.config import Aggregate, ModelConfig
 from audiotag.errors import UsageError
@@ -19,9 +19,9 @@ EngineName = Literal["auto", "onnx", "torch"]
 PrecisionName = Literal["auto", "fp32", "int8", "fp16", "bf16"]
 
 CHANNELS = ("mix", "left", "right", "each")  # or a number from 0
-AGGREGATES: tuple[Aggregate, ...] = ("mean", "max")
-ENGINES: tuple[EngineName, ...] = ("auto", "onnx", "torch")
-PRECISIONS: tuple[PrecisionName, ...] = ("auto", "fp32", "int8", "fp16", "bf16")
+AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 MAX_SECONDS = 1e9  # thirty years; sample numbers stay exact
 WINDOWS_OF_MOMENT = 4  # windows that hear each moment where events are looked for; see `events`
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,2})?")  # torch counts GPUs in 8 bits, and wraps

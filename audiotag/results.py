@@ -92,8 +92,8 @@ class ClipResult:
 
     `tags` are sorted by falling score; none reached its threshold where the tuple is empty.
     `windows` and `events` are None unless they were asked for; with events, `tags` are the labels that have one, with
-    the score of the likeliest. `start` is where tagging began (seconds into the input) and
-    `duration` how many seconds were tagged. `warning` says what was wrong with an input that was only partly read.
+    the score of the likeliest. `start` is where tagging began (seconds into the input), `duration` how many seconds
+    were tagged. `warning` says what was wrong with an input that was only partly read.
     """
 
     path: str

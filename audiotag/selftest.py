@@ -28,8 +28,8 @@ Answers = dict[str, dict[str, float]]  # clip -> label -> score
 
 ANSWERS_FILE = "selftest.json"
 
-# Largest difference of a clip's score from the reference, by precision: the product's promise for float32, what 10, 7
-# and 8 bits of precision leave for the others.
+# Largest difference of a clip's score from the reference, by precision: the product's promise for float32, and what 8
+# bits, or mantissas of 10 (fp16) and 7 bits (bf16), leave of it for the others.
 TOLERANCE_OF_PRECISION = {"fp32": 1e-5, "int8": 0.2, "fp16": 5e-3, "bf16": 5e-2}
 
 
@@ -177,7 +177,11 @@ def read_answers(folder: ModelFolder) -> Answers | None:
 
 
 def record_answers(folder: ModelFolder) -> Path:
-    """Writes the answers of the first engine into the model folder."""
+    """Writes the answers of the first engine into the model folder, and gives the file.
+
+    Raises:
+        AudiotagError: no engine here can run the model, or it failed.
+    """
     answers = answers_of(folder, engines_here(folder)[0])
     rounded = {clip: {label: round(score, 7) for label, score in scores.items()} for clip, scores in answers.items()}
     path = folder.path / ANSWERS_FILE

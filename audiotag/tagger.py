@@ -75,7 +75,7 @@ class Tagger:
         return LabelSet(self.config.labels)
 
     def run_header(self, options: TagOptions) -> dict[str, Any]:
-        """What a result has to say about its run: version, model, options, and what `auto` became."""
+        """What an output records of its run: version, model, options, and which engine `auto` chose."""
         model, parameters = self.model, {**asdict(options), **facts_of(self.engine)}
         header = run_header(model=model.name, revision=model.revision, sha256=model.sha256, parameters=parameters)
         # Labels and thresholds may change where the weights do not.

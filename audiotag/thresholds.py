@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from audiotag.errors import OutputError, UsageError
+from audiotag.results import SCORE_DIGITS
 
 CSV_SUFFIX = ".csv"  # of a file that is written; what is read is told by its content
-DIGITS = 6
 
 
 def read_thresholds(path: str | os.PathLike[str]) -> dict[str, float]:
@@ -79,7 +79,7 @@ def write_thresholds(path: Path, thresholds: Mapping[str, float]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    rounded = {label: round(value, DIGITS) for label, value in thresholds.items()}
+    rounded = {label: round(value, SCORE_DIGITS) for label, value in thresholds.items()}
     try:
         with path.open("w", encoding="utf-8", newline="") as out:
             if path.suffix.lower() == CSV_SUFFIX:

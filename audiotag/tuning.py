@@ -35,18 +35,18 @@ class Tuning:
 
 
 def quickest(seconds: Mapping[Tuning, float]) -> Tuning:
-    """The smallest choice that takes as long as the quickest one, or next to nothing longer."""
+    """The smallest choice that takes at most `MIN_GAIN` longer than the quickest; `seconds` are those of a window."""
     limit = min(seconds.values()) * (1 + MIN_GAIN)
     return min(tuning for tuning, taken in seconds.items() if taken <= limit)
 
 
 def tuning_folder() -> Path:
-    """Where they are kept; taking it away forgets them."""
+    """Where tunings are kept, a file each; without it, engines choose for themselves again."""
     return audiotag_cache() / "tuning"
 
 
 def remember(tuning: Tuning, engine: Engine, config: ModelConfig) -> Path:
-    """Keeps it for this engine with networks of this shape, on this machine.
+    """Keeps a tuning for this engine with networks of this shape, on this machine, and gives its file.
 
     Raises:
         OutputError: the cache cannot be written.
@@ -63,9 +63,9 @@ def remember(tuning: Tuning, engine: Engine, config: ModelConfig) -> Path:
 
 
 def recall(engine: Engine, config: ModelConfig) -> Tuning | None:
-    """What is kept; None where nothing is."""
-    # None is there, nearly everywhere: spares a look at the machine. Unlike that of Path, it says no in a home that may
-    # not be entered (sudo -u).
+    """The tuning kept for this engine with networks of this shape; None without one that can be read."""
+    # Most machines have none: then the processor's name need not be read. Where the home may not be entered (sudo -u),
+    # `os.path.isdir` says no; that of Path raises.
     if not os.path.isdir(tuning_folder()):
         return None
     path = _path_of(_circumstances(engine, config))

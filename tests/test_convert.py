@@ -22,7 +22,7 @@ from conftest import Ran
 from torch import Tensor
 
 from audiotag.config import ModelConfig
-from audiotag.convert import convert, read_checkpoint
+from audiotag.convert import convert, read_checkpoint, read_labels
 from audiotag.errors import CheckpointError, OutputError, UsageError
 from audiotag.export import verify_folder
 from audiotag.model_folder import ONNX, ONNX_INT8, open_model_folder
@@ -370,7 +370,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "something else": (of_something_else, "neither a checkpoint of the authors"),
     "no weights": (without_weights, "holds no weights"),
     "no model": (of_no_model, "does not describe its model: 'model'"),
-    "no mapping": (no_mapping, "holds a list instead of a checkpoint"),
+    "no mapping": (no_mapping, "holds a list instead of a checkpoint. Check the file"),
     "missing": (Path.unlink, "does not exist"),
     "a folder": (a_folder, "cannot be read: Is a directory"),
 }
@@ -465,8 +465,8 @@ def test_an_unusable_cfg_says_what_it_lacks(text: str | None, message: str, tmp_
 
 
 @pytest.mark.parametrize(("group", "values", "message"), [
-    ("RESNET", {"DEPTH": [50]}, r"RESNET\.DEPTH = \[50\], known are 50 and 101"),
-    ("RESNET", {"WIDTH_PER_GROUP": 0}, r"RESNET\.WIDTH_PER_GROUP = 0, not 1 to 1024"),
+    ("RESNET", {"DEPTH": [50]}, r"RESNET\.DEPTH = \[50\], not 50 or 101\. Check the file"),
+    ("RESNET", {"WIDTH_PER_GROUP": 0}, r"RESNET\.WIDTH_PER_GROUP = 0, not 1 to 1024\. Check the file"),
     ("MODEL", {"NUM_CLASSES": [11, 3]}, r"MODEL\.NUM_CLASSES = \[11, 3\] where 1 counts belong"),
     ("AUDIO_DATA", {"SAMPLING_RATE": "fast"}, r"AUDIO_DATA\.SAMPLING_RATE = 'fast'\. Name --dataset"),
     # Eleven days: a folder of such a model would be refused, and comparing its ONNX file took all memory.
@@ -479,6 +479,16 @@ def test_a_cfg_of_what_no_model_is_says_so(group: str, values: dict[str, Any], m
     path = authors.write_pyth(tmp_path / "c.pyth", "nsynth", state, cfg=json.dumps(settings))
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ("0,Chicken, rooster", "more cells than the first. Are there commas in names without quotes"),  # was 'Chicken'
+    ("0", "label 0 has an empty name"),
+])  # fmt: skip
+def test_a_row_of_labels_with_other_cells_than_the_first_says_so(row: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(f"index,name\n{row}\n1,Dog\n")
+    with pytest.raises(UsageError, match=message):
+        read_labels(tmp_path / "labels.csv")
 
 
 def test_more_labels_than_outputs_ask_for_names(tmp_path: Path) -> None:

@@ -23,7 +23,10 @@ import audiotag.export
 from audiotag import hub
 from audiotag.config import ModelConfig
 from audiotag.errors import HubError, ModelError, UsageError
-from audiotag.hub import HubId, cached_commit, exporting, parse_hub_id, pull, resolve_model
+from audiotag.hub import HubId, exporting, parse_hub_id, pull, resolve_model
+from audiotag.hub.asking import BACKOFF
+from audiotag.hub.cache import cached_commit
+from audiotag.hub.checksums import recorded_checksum
 from audiotag.machine import has_gpu
 from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, PREPROCESSOR, WEIGHTS, ModelFolder, write_configs
 from audiotag.options import EngineOptions
@@ -71,7 +74,7 @@ def failure(model: str = ID, **options: Any) -> str:
 def nothing_half_written() -> bool:
     """Whether every file that the cache would hand out has the bytes that the Hub recorded."""
     found = [path for path in hub.hub_cache().rglob("snapshots/*/**/*") if path.is_file()]
-    return all(hub.is_intact(path, hub.recorded_checksum(path)) for path in found)
+    return all(hub.is_intact(path, recorded_checksum(path)) for path in found)
 
 
 def dead_endpoint() -> str:
@@ -378,7 +381,7 @@ def test_a_refusal_is_one_line_with_the_way_out(
 ) -> None:
     server.faults.append(Fault("/api/models/", status, headers))
     assert complaint in failure()
-    assert server.asked_for("/api/") == (len(hub.BACKOFF) + 1 if status == 500 else 1)
+    assert server.asked_for("/api/") == (len(BACKOFF) + 1 if status == 500 else 1)
 
 
 def test_a_login_page_in_place_of_the_hub_is_one_line(server: HubServer, waits: list[float]) -> None:
@@ -465,12 +468,12 @@ def test_a_storage_that_fails_is_tried_again_and_then_one_line_with_the_way_arou
     monkeypatch.setattr(client, "http_get", fails)
     if n_failures == 2:
         assert resolve_model(ID, engine=CPU).revision == commit
-        assert waits == list(hub.BACKOFF[:2])
+        assert waits == list(BACKOFF[:2])
     else:
         message = failure()
         assert "the Hub's storage failed (Task error: Task runtime error: CAS Client Error)" in message
         assert "HF_HUB_DISABLE_XET=1" in message
-        assert waits == list(hub.BACKOFF)
+        assert waits == list(BACKOFF)
 
 
 def test_retry_after_is_waited_for(server: HubServer, files: dict[str, bytes], waits: list[float]) -> None:

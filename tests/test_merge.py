@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Ran, noise, stereo, tone
 
-from audiotag.cli.progress import counted
+from audiotag.cli.status import counted
 from audiotag.inputs import Input, Shard, in_shard, parse_shard
 from audiotag.merge import merge
 

@@ -92,7 +92,7 @@ def test_dirt_seen_on_the_hub_is_survived_with_one_warning(
         (CONFIG, lambda c: c.update(heads=[{"name": None, "size": 3}]), "name must be text"),
         (CONFIG, lambda c: c.update(heads=[{"name": "a", "size": 2}]), "do not add up to 3 outputs"),
         (CONFIG, lambda c: c.update(heads=[{"name": "a", "size": 0}]), "a head needs one output at least"),
-        (CONFIG, lambda c: c.update(aggregate="median"), "aggregate must be 'mean' or 'max', not 'median'"),
+        (CONFIG, lambda c: c.update(aggregate="median"), "aggregate must be mean or max, not 'median'"),
         (CONFIG, lambda c: c["network"].update(width=0), "n_labels, width and depths must be positive"),
         (CONFIG, lambda c: c["network"].update(kernel_sizes=[6]), "kernel_sizes must be odd"),
         (CONFIG, lambda c: c["network"].update(kernel_sizes=[3, 7]), "kernel_sizes must begin with the largest"),

@@ -19,6 +19,7 @@ from pages import END, begin_of
 
 import audiotag
 from audiotag.benchmark import Measure
+from audiotag.errors import EXTRA_OF_PACKAGE
 from audiotag.machine import core_count
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, open_model_folder
 from audiotag.selftest import ANSWERS_FILE, Comparison, compare, record_answers, synthetic_clips
@@ -94,6 +95,7 @@ def test_doctor_names_every_part_of_the_machine(run_audiotag: RunAudiotag, tiny_
     ran = run_audiotag("doctor", "--model", tiny_model_folder, "-f", "json")
     checks = {check["what"]: check for check in json.loads(ran.stdout)["checks"]}
     assert {"audiotag", "python", "numpy", "soundfile", "av", "onnxruntime", "device cpu", "cache"} <= set(checks)
+    assert set(EXTRA_OF_PACKAGE) <= set(checks)
     assert "libsndfile" in checks["soundfile"]["detail"]
     assert "3 labels, fp32, int8, torch" in checks["model"]["detail"]
     assert (ran.code, ran.stderr) == (0, "")

@@ -65,21 +65,12 @@ def audiotag(
     options.set_verbosity(quiet=False, verbose=False)  # commands with -q or -v set theirs
 
 
-app.command()(predict)
-app.command()(batch)
-app.command()(events)
-app.command()(report)
-app.command()(merge)
-app.command()(reformat)
-app.command()(train)
-app.command()(refit)
-app.command()(evaluate)
-app.command()(fuse)
-app.command()(export)
-app.command()(labels)
+# In the order of `--help`, which shows the one group after all commands.
+for command in (
+    predict, batch, events, report, merge, reformat, train, refit, evaluate, fuse, export, labels, doctor, bench
+):  # fmt: skip
+    app.command()(command)
 app.add_typer(models)
-app.command()(doctor)
-app.command()(bench)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,15 +20,15 @@ import typer
 
 from audiotag import __version__
 from audiotag.cli import options
-from audiotag.cli.progress import counted
-from audiotag.errors import AudiotagError, ExitCode, UsageError, install_line
+from audiotag.cli.status import counted
+from audiotag.errors import EXTRA_OF_PACKAGE, AudioError, AudiotagError, ExitCode, UsageError, install_line
 from audiotag.machine import core_count
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS
 from audiotag.options import EngineOptions
 from audiotag.writers import visible
 
 CORE_PACKAGES = ("numpy", "scipy", "soundfile", "soxr", "av", "onnxruntime", "huggingface_hub", "typer", "rich")
-OPTIONAL_PACKAGES = ("torch", "safetensors", "onnx", "pyarrow")
+FILE_OF_FORM = {"fp32": ONNX, "int8": ONNX_INT8, "torch": WEIGHTS}
 
 Status = Literal["ok", "absent", "failed"]
 
@@ -96,7 +97,7 @@ def machine_checks(model: str | None) -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()} ({sys.executable}), {platform.platform()}")
     yield Check("cores", "ok", f"{core_count()} of {os.cpu_count()}")
     yield from (_package(name, needed=True) for name in CORE_PACKAGES)
-    yield from (_package(name, needed=False) for name in OPTIONAL_PACKAGES)
+    yield from (_package(name, needed=False) for name in EXTRA_OF_PACKAGE)
     yield from _devices()
     yield _cache()
     yield _tuning()
@@ -165,11 +166,8 @@ def _describe_model(model: str | None) -> str:
     from audiotag.hub import resolve_model
 
     folder = resolve_model(model, offline=True, engine=EngineOptions())
-    forms = [form for form, name in _FORMS.items() if folder.has(name)]
+    forms = [form for form, name in FILE_OF_FORM.items() if folder.has(name)]
     return f"{folder.name} at {folder.path}, {len(folder.config.labels)} labels, {', '.join(forms)}"
-
-
-_FORMS = {"fp32": ONNX, "int8": ONNX_INT8, "torch": WEIGHTS}
 
 
 # --- a file ---
@@ -178,7 +176,6 @@ _FORMS = {"fp32": ONNX, "int8": ONNX_INT8, "torch": WEIGHTS}
 def file_checks(path: Path) -> Iterator[Check]:
     """What a file holds, and whether it decodes to its end."""
     from audiotag.audio import probe
-    from audiotag.errors import AudioError
 
     try:
         info = probe(path)
@@ -193,12 +190,9 @@ def file_checks(path: Path) -> Iterator[Check]:
 
 
 def _decode_check(path: Path, sample_rate: int) -> Check:
-    import time
-
     import numpy as np
 
     from audiotag.audio import open_audio
-    from audiotag.errors import AudioError
 
     begun, n_samples, peak = time.perf_counter(), 0, 0.0
     try:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audiotag.cli.progress import counted
+from audiotag.cli.status import counted
 from audiotag.errors import ExitCode
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from audiotag.cli import options
-from audiotag.cli.progress import counted, length_of
-from audiotag.cli.status import say
+from audiotag.cli.status import counted, length_of, say
 
 
 def merge(

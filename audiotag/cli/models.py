@@ -59,7 +59,7 @@ def list_models(form: options.TableOrJson = "table") -> None:
 
 
 def _row(folder: ModelFolder, refs: Sequence[str]) -> dict[str, Any]:
-    sizes = {name: (folder.path / name).stat().st_size for name in DOWNLOADED if folder.has(name)}
+    sizes = _sizes(folder)
     return {
         "name": folder.name, "revision": folder.revision, "refs": list(refs), "labels": len(folder.config.labels),
         "bytes": sum(sizes.values()), "files": sizes, "path": str(folder.path),
@@ -96,7 +96,7 @@ def _described(folder: ModelFolder) -> dict[str, Any]:
         "path": str(folder.path.absolute()),
         "revision": folder.revision,
         "sha256": folder.sha256,
-        "files": {name: (folder.path / name).stat().st_size for name in DOWNLOADED if folder.has(name)},
+        "files": _sizes(folder),
         "form": "fused",
         "parameters": config.network.n_parameters,
         "gmacs_per_window": config.gmacs_per_window,
@@ -150,12 +150,11 @@ def remove_models(
     wanted = {text: _hub_id(text) for text in ids}
     if not yes:
         _ask(ids)
-    rows = [_removed_row(text, *remove_cached(hub_id, whole="@" not in text)) for text, hub_id in wanted.items()]
+    rows = []
+    for text, hub_id in wanted.items():
+        commits, freed = remove_cached(hub_id, whole="@" not in text)
+        rows.append({"name": text, "revisions": list(commits), "bytes": freed})
     _show(rows, form, ("name", "revisions", "bytes"))
-
-
-def _removed_row(name: str, commits: Sequence[str], freed: int) -> dict[str, Any]:
-    return {"name": name, "revisions": list(commits), "bytes": freed}
 
 
 def _ask(ids: Sequence[str]) -> None:
@@ -191,7 +190,7 @@ def _to_verify(wanted: Sequence[str]) -> Iterator[ModelFolder]:
 
 def _verified(folder: ModelFolder, *, offline: bool) -> Iterator[dict[str, Any]]:
     recorded = files_recorded(folder, offline=offline)
-    for name in (name for name in DOWNLOADED if folder.has(name)):
+    for name in filter(folder.has, DOWNLOADED):
         intact = is_intact(folder.path / name, recorded.get(name, ""))
         status = {True: "ok", False: "damaged", None: "unknown"}[intact]  # unknown: nothing was recorded
         yield {"status": status, "name": folder.name, "revision": folder.revision, "file": name,
@@ -223,6 +222,10 @@ def labels(
 
 
 # --- shared by the commands above ---
+
+
+def _sizes(folder: ModelFolder) -> dict[str, int]:
+    return {name: (folder.path / name).stat().st_size for name in filter(folder.has, DOWNLOADED)}
 
 
 def _hub_id(text: str) -> HubId:

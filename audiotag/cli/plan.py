@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from audiotag.cli.progress import counted, length_of
+from audiotag.cli.status import counted, length_of
 from audiotag.config import ModelConfig
 from audiotag.errors import AudioError, ExitCode
 from audiotag.inputs import Found, Input, Shard, Skipped, is_read_once
@@ -30,7 +30,7 @@ def show_plan(
     tag_options: TagOptions,
     engine_options: EngineOptions,
     *,
-    shard: Shard | None = None,
+    shard: Shard | None,
 ) -> ExitCode:
     """Prints the plan of a run, or of a shard of it; nothing is tagged or written."""
     from audiotag.tagger import Tagger
@@ -49,11 +49,12 @@ def show_plan(
         typer.echo(f"tag   {visible(item.path)}  {note}".encode())
         n_inputs, n_bytes, seconds = n_inputs + 1, n_bytes + (item.size or 0), seconds + length
         n_windows += n_rows * _window_count(length, folder.config, tag_options)
+    about = ""
     if n_windows:
-        took = _seconds_per_window(Tagger(folder, options=engine_options)) * n_windows
+        seconds_to_run = _seconds_per_window(Tagger(folder, options=engine_options)) * n_windows
+        about = f"; about {timedelta(seconds=math.ceil(seconds_to_run))} to tag"
     if shard is not None:
         typer.echo(f"shard {shard}; inputs in the others: {n_elsewhere:,}")
-    about = f"; about {timedelta(seconds=math.ceil(took))} to tag" if n_windows else ""
     what = f"{counted(n_inputs, 'input')}, {length_of(seconds)}, {n_bytes / 1e6:,.1f} MB"
     typer.echo(f"{what}; {n_skipped:,} skipped{about}")
     return ExitCode.OK if n_inputs + n_elsewhere else ExitCode.NO_INPUTS
@@ -65,7 +66,7 @@ def seconds_to_tag(given: Input, tag_options: TagOptions) -> float:
 
 
 def _extent(given: Input, tag_options: TagOptions) -> tuple[float, int, str]:
-    """Seconds that are tagged of an input, by its header, of how many channels, and what to say of it."""
+    """By an input's header: the seconds that will be tagged, how many results they have, and a note for the plan."""
     from audiotag.audio import probe
 
     if given.source is None:
@@ -83,7 +84,7 @@ def _extent(given: Input, tag_options: TagOptions) -> tuple[float, int, str]:
 
 
 def _window_count(seconds: float, config: ModelConfig, tag_options: TagOptions) -> int:
-    """Windows of an input of which so much is heard."""
+    """How many windows this much audio is cut into."""
     from audiotag.windows import view_starts, window_starts
 
     n_samples, n_views = round(seconds * config.frontend.sample_rate), tag_options.max_windows
@@ -93,7 +94,7 @@ def _window_count(seconds: float, config: ModelConfig, tag_options: TagOptions) 
 
 
 def _seconds_per_window(tagger: Tagger) -> float:
-    """What the engine takes for a window, where others are computed beside it."""
+    """Seconds of the engine for a window: those of one timed call, shared by the calls that run at once."""
     import numpy as np
 
     window, frontend = tagger.config.window, tagger.config.frontend

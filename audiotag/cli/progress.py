@@ -13,7 +13,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from audiotag.cli.status import SECONDS_BETWEEN_LINES, say
+from audiotag.cli.status import SECONDS_BETWEEN_LINES, counted, length_of, real_time, say
 from audiotag.errors import UsageError
 from audiotag.inputs import Found, Input
 
@@ -21,34 +21,8 @@ if TYPE_CHECKING:
     from audiotag.run import Tally
 
 
-def length_of(seconds: float) -> str:
-    """An amount of audio in the unit that suits it.
-
-    >>> length_of(12240), length_of(630), length_of(36)
-    ('3.4 h', '10.5 min', '36.0 s')
-    """
-    if seconds >= 3600:
-        return f"{seconds / 3600:,.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things.
-
-    >>> counted(1, "input"), counted(2000, "input")
-    ('1 input', '2,000 inputs')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def real_time(seconds: float, elapsed: float) -> str:
-    """How many times faster than listening."""
-    factor = seconds / max(elapsed, 1e-9)
-    return f"{factor:,.0f} x real time" if factor >= 10 else f"{factor:.1f} x real time"
-
-
 class Progress:
-    """Seconds of audio as they are done in this session; the whole is estimated from the bytes of the inputs.
+    """Counts the seconds of audio that this session has tagged, and estimates the total from the inputs' bytes.
 
     `find` walks the inputs once more, on a thread, to learn how many bytes there are; None where that cannot be done.
     Until an input is done, the seconds that `to_tag` finds in the first one stand for all. With `among_results`, these
@@ -106,7 +80,7 @@ class Progress:
             self._is_counted = True
 
     def add_seconds(self, seconds: float) -> None:
-        """So much more audio is done."""
+        """Counts audio that was tagged."""
         # The tally counts kept inputs too, which are not tagged here. The difference lacks what is tagged but not
         # counted yet, now more, now less; so the largest is nearest.
         self._seconds_kept = max(self._seconds_kept, self._tally.seconds - self.seconds)
@@ -114,13 +88,17 @@ class Progress:
         self._show()
 
     def add_input(self, given: Input) -> None:
-        """An input is done."""
+        """Counts an input whose result was written."""
         self._bytes_done += given.size or 0
         self._seconds_of_done = self.seconds
         self._show()
 
     def total_seconds(self) -> float | None:
-        """What all inputs hold but the kept ones, if they are like those that are done."""
+        """Estimated seconds of audio that this session tags in all; None while too little is known.
+
+        Inputs that are not done are taken to have as many seconds a byte as those that are. What an earlier session
+        did is left out.
+        """
         seconds_per_byte = self._seconds_of_done / self._bytes_done if self._bytes_done else self._seconds_per_byte
         if not (self._is_counted and seconds_per_byte):
             return None

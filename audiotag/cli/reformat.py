@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from audiotag.cli import options
-from audiotag.cli.progress import counted
-from audiotag.cli.status import say
+from audiotag.cli.status import counted, say
 from audiotag.errors import DataError
 from audiotag.inputs import open_stdin
 from audiotag.writers import open_output, pick_format

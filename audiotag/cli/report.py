@@ -15,9 +15,8 @@ import typer
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, EVENT, TAG, record_of
 from audiotag.cli.plan import seconds_to_tag
-from audiotag.cli.predict import at_least_one, check_labels, explain_empty
 from audiotag.cli.progress import Progress
-from audiotag.cli.running import InputOptions, say_summary, tag_all
+from audiotag.cli.running import InputOptions, at_least_one, check_labels, explain_empty, say_summary, tag_all
 from audiotag.cli.status import StatusLine
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
@@ -114,7 +113,8 @@ def _check_output(out: Path | None, *, overwrite: bool) -> None:
 
 
 def _check_inputs(found: list[Input], channels: str) -> None:
-    for given in filter(is_read_once, found):
+    given = next(filter(is_read_once, found), None)
+    if given is not None:
         name = "stdin" if given.source is None else given.path
         raise UsageError(f"{name}: can be read only once, and a report needs its audio twice. Save it to a file first")
     if channels == "each":

@@ -1,4 +1,4 @@
-"""A run over many inputs, as `batch` and `events` begin it: its options, its output, its account of every input."""
+"""What the commands that tag share, and the run of `batch` and `events`: its inputs, its output, its summary."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,17 @@ from audiotag.cli import options
 from audiotag.cli.interruption import interruptible
 from audiotag.cli.options import record_of
 from audiotag.cli.plan import seconds_to_tag, show_plan
-from audiotag.cli.predict import as_many_as_fit, at_least_one, check_labels, explain_empty, warn_of_trouble
-from audiotag.cli.progress import Progress, length_of, real_time
-from audiotag.cli.status import say
-from audiotag.errors import UsageError
+from audiotag.cli.progress import Progress
+from audiotag.cli.status import counted, length_of, real_time, say
+from audiotag.errors import NoInputsError, UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Found, Input, Shard, find_inputs, in_shard, refuse_input_as_output, sources_of
 from audiotag.journal import JournaledFile, Mode, check_output, journal_path, read_finished
+from audiotag.labels import LabelSet
+from audiotag.model_folder import ModelFolder
 from audiotag.options import EngineOptions, TagOptions
-from audiotag.results import Result
-from audiotag.writers import Output, open_output, open_writer, pick_format
+from audiotag.results import Failure, Result
+from audiotag.writers import FORMATS, open_output, open_writer, pick_format
 
 if TYPE_CHECKING:
     from audiotag.run import Sink, Tally
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
-    """Where a run gets its inputs; each field is an option."""
+    """Where a run gets its inputs; each field is a parameter of the command."""
 
     inputs: tuple[str, ...] | None
     files_from: str | None
@@ -60,7 +61,7 @@ class InputOptions:
         return self._find(self.files_from)
 
     def lists(self) -> tuple[Path, ...]:
-        """The file that names inputs, where it is one."""
+        """The file of --files-from, unless there is none or it is stdin."""
         return () if self.files_from in (None, "-") else (Path(self.files_from),)
 
     @property
@@ -80,7 +81,7 @@ class InputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What becomes of a run's results, and how it behaves; each field is an option."""
+    """What becomes of a run's results, and how it behaves; each field is a parameter of the command."""
 
     shard: Shard | None
     out: Path | None
@@ -112,12 +113,58 @@ class RunOptions:
         return "resume" if self.resume else "overwrite" if self.overwrite else "new"
 
 
+def check_labels(tag_options: TagOptions, folder: ModelFolder) -> None:
+    """Refuses an option that names a label which the model does not know, before anything heavy is imported.
+
+    Raises:
+        UsageError: there is one.
+    """
+    labels = LabelSet(folder.config.labels)
+    labels.select(tag_options.include_labels, tag_options.exclude_labels)
+    labels.fill(tag_options.thresholds or {}, folder.config.thresholds)
+
+
+def at_least_one(found: Iterator[Found]) -> Iterator[Input]:
+    """The inputs among what was found; what was skipped is noted.
+
+    Raises:
+        NoInputsError: there is none.
+    """
+    inputs = _without_skipped(found)
+    first = next(inputs, None)
+    if first is None:
+        raise NoInputsError("no inputs: there is no audio or video in what was named. Check it, or see why with -v")
+    return chain([first], inputs)
+
+
+def _without_skipped(found: Iterator[Found]) -> Iterator[Input]:
+    for item in found:
+        if isinstance(item, Input):
+            yield item
+        else:
+            logger.info("%s: skipped: %s", item.path, item.reason)
+
+
+def as_many_as_fit(name: str, inputs: Iterator[Input]) -> Iterator[Input]:
+    """The inputs, if the format `name` can hold them all: a writer would refuse the second when the first is tagged.
+
+    Raises:
+        UsageError: it holds one, and there are several.
+    """
+    if not FORMATS[name].is_of_one_input:
+        return inputs
+    first_two = list(islice(inputs, 2))
+    if len(first_two) > 1:
+        raise UsageError(f"format {name}: a file of it belongs to one input. Use raven or csv for several")
+    return iter(first_two)
+
+
 def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
     """Tags as the command line says that `context` holds; gives the exit code."""
     run, inputs = record_of(RunOptions, context), record_of(InputOptions, context)
     engine_options = record_of(EngineOptions, context)
     options.set_verbosity(quiet=run.quiet, verbose=run.verbose)
-    name = pick_format(run.form, run.out, header=run.header)
+    form = pick_format(run.form, run.out, header=run.header)
     inputs.check()
     mode = run.mode
     if run.out is not None and not run.dry_run:
@@ -128,7 +175,7 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
         return show_plan(inputs.find(), folder, tag_options, engine_options, shard=run.shard)
     if mode == "overwrite":
         refuse_input_as_output(run.out, inputs.sources())
-    found = as_many_as_fit(name, in_shard(at_least_one(inputs.find()), run.shard))
+    found = as_many_as_fit(form, in_shard(at_least_one(inputs.find()), run.shard))
     from audiotag.run import Tally
     from audiotag.tagger import Tagger
 
@@ -139,83 +186,77 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
         tally, count, to_tag=partial(seconds_to_tag, tag_options=tag_options),
         shown=run.progress and not run.quiet, among_results=among_results,
     )  # fmt: skip
-    session = _Session(tagger, tag_options, tally, progress, count=count, shard=run.shard, strict=run.strict)
+    session = _Session(
+        run=run, form=form, tag_options=tag_options, tagger=tagger, tally=tally, progress=progress, count=count
+    )
     with interruptible(tally, run.out), progress:
-        session.run(found, run.out, name, with_header=run.header, mode=mode)
+        session.tag(found)
     if not run.quiet:
         explain_empty(tally.n_empty, tally.n_inputs, tag_options)
         say_summary(tally, progress)
     return tally.exit_code
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Session:
-    """What a run needs besides its inputs and its output."""
+    """A run that is ready to begin."""
 
-    def __init__(
-        self,
-        tagger: Tagger,
-        tag_options: TagOptions,
-        tally: Tally,
-        progress: Progress,
-        *,
-        count: Callable[[], Iterable[Found]] | None,
-        shard: Shard | None,
-        strict: bool,
-    ) -> None:
-        self._tagger, self._options, self._tally = tagger, tag_options, tally
-        self._progress, self._count, self._shard, self._strict = progress, count, shard, strict
+    run: RunOptions
+    form: str  # the output's, also where it was not named
+    tag_options: TagOptions
+    tagger: Tagger
+    tally: Tally
+    progress: Progress
+    count: Callable[[], Iterable[Found]] | None  # finds the inputs once more; None where that cannot be done
 
-    def run(self, found: Iterable[Input], out: Path | None, name: str, *, with_header: bool, mode: Mode) -> None:
-        """Tags what was found, to stdout without `out`."""
-        run_header = self._tagger.run_header(self._options)
-        if self._shard is not None:
-            run_header["shard"] = str(self._shard)
-        if out is not None:
-            self._to_file(found, out, name, run_header, with_header=with_header, mode=mode)
-            return
-        with open_output(None) as output:
-            self._to_stream(found, output, name, run_header, with_header=with_header)
+    def tag(self, found: Iterable[Input]) -> None:
+        """Tags what was found, into the file of --out or to stdout."""
+        header = self.tagger.run_header(self.tag_options)
+        if self.run.shard is not None:
+            header["shard"] = str(self.run.shard)
+        if self.run.out is None:
+            self._to_stdout(found, header)
+        else:
+            self._to_file(found, self.run.out, header)
 
-    def _to_stream(
-        self, found: Iterable[Input], output: Output, name: str, run_header: dict[str, Any], *, with_header: bool
-    ) -> None:
+    def _to_stdout(self, found: Iterable[Input], header: dict[str, Any]) -> None:
         from audiotag.run import Stream
 
-        writer = open_writer(name, output, header=run_header, asked_for_header=with_header)
-        writer.begin()
-        self._tag(found, Stream(writer))
-        writer.end()
+        with open_output(None) as output:
+            writer = open_writer(self.form, output, header=header, asked_for_header=self.run.header)
+            writer.begin()
+            self._tag(found, Stream(writer))
+            writer.end()
 
-    def _to_file(
-        self, found: Iterable[Input], out: Path, name: str, run_header: dict[str, Any], *, with_header: bool, mode: Mode
-    ) -> None:
+    def _to_file(self, found: Iterable[Input], out: Path, header: dict[str, Any]) -> None:
+        mode, with_header = self.run.mode, self.run.header
         was_finished = mode == "resume" and out.exists() and not journal_path(out).exists()
         if was_finished:
-            was = read_finished(out, form=name, header=run_header, with_header=with_header)
+            was = read_finished(out, form=self.form, header=header, with_header=with_header)
             if was is not None:
                 self._take_counts(was, out)
                 return
-        with closing(JournaledFile(out, form=name, header=run_header, with_header=with_header, mode=mode)) as file:
+        with closing(JournaledFile(out, form=self.form, header=header, with_header=with_header, mode=mode)) as file:
             if file.finish_earlier() is None:
-                if self._count is not None:
-                    named = (item.path for item in self._count() if isinstance(item, Input))
+                if self.count is not None:
+                    named = (item.path for item in self.count() if isinstance(item, Input))
                     file.check_inputs(named, was_finished=was_finished)
                 self._tag(found, file)
-                file.finish(self._tally.to_dict())
+                file.finish(self.tally.to_dict())
                 return
         # It is a finished one now, which may be added to.
-        self._to_file(found, out, name, run_header, with_header=with_header, mode=mode)
+        self._to_file(found, out, header)
 
     def _take_counts(self, was: dict[str, Any], out: Path) -> None:
         logger.warning("%s: is finished already; nothing was done. Inputs added since need --overwrite", out)
         counts = was["inputs"]
-        self._tally.n_ok, self._tally.n_empty, self._tally.n_failed = counts["ok"], counts["empty"], counts["failed"]
-        self._tally.seconds = was["seconds_of_audio"]
+        self.tally.n_ok, self.tally.n_empty, self.tally.n_failed = counts["ok"], counts["empty"], counts["failed"]
+        self.tally.seconds = was["seconds_of_audio"]
 
     def _tag(self, found: Iterable[Input], sink: Sink) -> None:
         tag_all(
-            self._tagger, found, sink,
-            tag_options=self._options, tally=self._tally, progress=self._progress, strict=self._strict,
+            self.tagger, found, sink,
+            tag_options=self.tag_options, tally=self.tally, progress=self.progress, strict=self.run.strict,
         )  # fmt: skip
 
 
@@ -240,6 +281,24 @@ def tag_all(
         tagger, found, sink, options=tag_options, tally=tally, strict=strict,
         on_seconds=progress.add_seconds, on_input=on_input,
     )  # fmt: skip
+
+
+def warn_of_trouble(result: Result) -> None:
+    """Says what was wrong with an input."""
+    trouble = result.error if isinstance(result, Failure) else result.warning
+    if trouble is not None:
+        logger.warning("%s: %s", result.path, trouble)
+
+
+def explain_empty(n_empty: int, n_inputs: int, tag_options: TagOptions) -> None:
+    """Tells people why there is nothing to see, and what to do."""
+    if not n_empty:
+        return
+    how_many = f"{n_empty:,} of {counted(n_inputs, 'input')}"
+    # The mean of many windows hides a short sound. With -t 0 all of an input would be one event.
+    weaker, short = "-t 0 shows the likeliest labels", "`audiotag events` finds short sounds in long recordings"
+    way_out = "A lower -t shows weaker ones" if tag_options.events is not None else f"{weaker}; {short}"
+    say(f"audiotag: no label reached its threshold in {how_many}. {way_out}")
 
 
 def say_summary(tally: Tally, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""What a command says on stderr, and the one line there that says how far it is."""
+"""What a command says on stderr: a line, numbers in words, and the one line that says how far it is."""
 
 from __future__ import annotations
 
@@ -14,9 +14,35 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(line: str) -> None:
-    """Says a line; where nobody hears (a reader or a terminal that is gone, a full disk) the command goes on."""
+    """Writes a line to stderr; where it cannot be written (a closed pipe, a full disk) the command goes on."""
     with suppress(OSError):
         typer.echo(visible(line).encode(), err=True)
+
+
+def length_of(seconds: float) -> str:
+    """An amount of audio in the unit that suits it.
+
+    >>> length_of(12240), length_of(630), length_of(36)
+    ('3.4 h', '10.5 min', '36.0 s')
+    """
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "input"), counted(2000, "input")
+    ('1 input', '2,000 inputs')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def real_time(seconds: float, elapsed: float) -> str:
+    """How many times faster than listening."""
+    factor = seconds / max(elapsed, 1e-9)
+    return f"{factor:,.0f} x real time" if factor >= 10 else f"{factor:.1f} x real time"
 
 
 class StatusLine:

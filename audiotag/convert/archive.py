@@ -45,7 +45,7 @@ def load_archive(path: Path) -> dict[str, Any]:
     except _DAMAGE as error:
         raise CheckpointError(f"{path}: is damaged: {error}. Fetch or make it again") from error
     if not isinstance(saved, dict):
-        raise CheckpointError(f"{path}: holds a {type(saved).__name__} instead of a checkpoint")
+        raise CheckpointError(f"{path}: holds a {type(saved).__name__} instead of a checkpoint. Check the file")
     return saved
 
 

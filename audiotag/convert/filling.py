@@ -46,19 +46,15 @@ def empty_network(config: NetworkConfig) -> AudioRepInceptionNeXt:
 
 
 def fill_network(network: nn.Module, tensors: Mapping[str, Tensor], names: Mapping[str, str], path: Path) -> None:
-    """Gives a network its tensors, by our name -> name in the file, with float64 for exact sums."""
-    check_fit(tensors, {names[name]: tensor for name, tensor in network.state_dict().items()}, path)
+    """Gives a network its tensors, by our name -> name in the file, with float64 for exact sums.
+
+    Raises:
+        CheckpointError: one is missing, unknown or misshapen.
+    """
+    expected = {names[name]: tensor for name, tensor in network.state_dict().items()}
+    check_tensors(tensors, expected, where=str(path), error=CheckpointError)
     found = {name: tensors[names[name]] for name in names}
     network.load_state_dict(
         {name: tensor.detach().double() if tensor.is_floating_point() else tensor for name, tensor in found.items()},
         assign=True,
     )
-
-
-def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Holds a checkpoint's tensors to the names and shapes that are expected.
-
-    Raises:
-        CheckpointError: one is missing, unknown or misshapen.
-    """
-    check_tensors(found, expected, where=str(path), error=CheckpointError)

@@ -22,12 +22,15 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
         if lines and {"index", "name"} <= set(next(csv.reader(lines[:1]))):
-            rows = sorted((int(row["index"]), row["name"]) for row in csv.DictReader(lines))
-            if [index for index, _ in rows] != list(range(len(rows))):
-                raise ValueError(f"its indices are not 0 to {len(rows) - 1}")
-            return LabelSet(tuple(name for _, name in rows)).names
+            rows = list(csv.DictReader(lines, restval=""))
+            if any(None in row for row in rows):
+                raise ValueError("a line has more cells than the first. Are there commas in names without quotes?")
+            named = sorted((int(row["index"]), row["name"]) for row in rows)
+            if [index for index, _ in named] != list(range(len(named))):
+                raise ValueError(f"its indices are not 0 to {len(named) - 1}")
+            return LabelSet(tuple(name for _, name in named)).names
         return LabelSet(tuple(line.strip() for line in lines)).names
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"{path}: is no list of labels: {error}. Give a name a line") from error
 
 

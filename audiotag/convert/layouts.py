@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from audiotag.config import HeadConfig, NetworkConfig
-from audiotag.convert.filling import check_fit, empty_network, fill_network
+from audiotag.convert.filling import empty_network, fill_network
 from audiotag.errors import CheckpointError
-from audiotag.network import AudioRepInceptionNeXt, Block, fuse
+from audiotag.network import AudioRepInceptionNeXt, Block, check_tensors, fuse
 
 # Largest difference of the two forms in one file, relative to a tensor's largest value: float32 in another order.
 SAME_FORM_TOLERANCE = 1e-5
@@ -57,7 +57,11 @@ def authors_name(name: str) -> str:
 def fuse_authors(
     tensors: dict[str, Tensor], config: NetworkConfig, heads: tuple[HeadConfig, ...], path: Path
 ) -> tuple[AudioRepInceptionNeXt, str]:
-    """The fused network, and in which of three layouts the file keeps it: training, merged, or both (union)."""
+    """The fused network, and in which of three layouts the file keeps it: training, merged, or both (union).
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown or misshapen, or the two forms of a union disagree.
+    """
     has_merged = any(_MERGED.search(name) for name in tensors)
     has_branches = any(_BRANCH.search(name) for name in tensors)
     forms = []
@@ -70,7 +74,7 @@ def fuse_authors(
         their: tensor for form, named in zip(forms, names, strict=True)
         for their, tensor in _authors_state(form, named, heads)
     }  # fmt: skip
-    check_fit(tensors, expected, path)
+    check_tensors(tensors, expected, where=str(path), error=CheckpointError)
     joined = _join_heads(tensors, heads)
     for form, named in zip(forms, names, strict=True):
         fill_network(form, {their: joined[their] for their in named.values()}, named, path)

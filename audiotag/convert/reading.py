@@ -32,4 +32,5 @@ def read_checkpoint(path: Path, *, dataset: str | None = None, labels: tuple[str
         return convert_ours(saved, path, labels, origin)
     if "model_state" in saved:
         return convert_authors(saved, path, dataset, labels, origin)
-    raise CheckpointError(f"{path}: is neither a checkpoint of the authors' code nor of `audiotag train`")
+    what = "is neither a checkpoint of the authors' code nor of `audiotag train`"
+    raise CheckpointError(f"{path}: {what}. Check the file")

@@ -26,7 +26,7 @@ class Settings:
 
     def __init__(self, text: Any, path: Path) -> None:
         self._path = path
-        self.values: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
         if text is None:
             return
         try:
@@ -34,8 +34,8 @@ class Settings:
                 raise ValueError("it is no text of a reasonable length")
             if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > MAX_ALIASES:
                 raise ValueError(f"it has more than {MAX_ALIASES} aliases")
-            self.values = yaml.safe_load(text) or {}
-            if not isinstance(self.values, dict):
+            self._values = yaml.safe_load(text) or {}
+            if not isinstance(self._values, dict):
                 raise ValueError("it is no mapping")
         except (ValueError, yaml.YAMLError, RecursionError) as error:
             raise CheckpointError(f"{path}: its cfg is not readable: {error}. Fetch it again") from error
@@ -47,13 +47,12 @@ class Settings:
         return value
 
     def _get(self, group: str, key: str) -> Any:
-        values = self.values.get(group)
-        if not isinstance(values, dict) or key not in values:
+        if not self._has(group, key):
             raise CheckpointError(f"{self._path}: its cfg has no {group}.{key}. Name --dataset")
-        return values[key]
+        return self._values[group][key]
 
     def _has(self, group: str, key: str) -> bool:
-        return isinstance(self.values.get(group), dict) and key in self.values[group]
+        return isinstance(self._values.get(group), dict) and key in self._values[group]
 
     @property
     def dataset(self) -> str | None:
@@ -90,12 +89,13 @@ class Settings:
         """Blocks of each stage."""
         depth = self._get("RESNET", "DEPTH") if self._has("RESNET", "DEPTH") else 50
         if not isinstance(depth, int) or depth not in DEPTHS:
-            raise CheckpointError(f"{self._path}: its cfg has RESNET.DEPTH = {depth!r}, known are 50 and 101")
+            raise CheckpointError(f"{self._path}: its cfg has RESNET.DEPTH = {depth!r}, not 50 or 101. Check the file")
         return DEPTHS[depth]
 
     def width(self) -> int:
         """Channels of the first stage."""
         width = self._get("RESNET", "WIDTH_PER_GROUP") if self._has("RESNET", "WIDTH_PER_GROUP") else 64
         if not isinstance(width, int) or not 0 < width <= MAX_WIDTH:
-            raise CheckpointError(f"{self._path}: its cfg has RESNET.WIDTH_PER_GROUP = {width!r}, not 1 to {MAX_WIDTH}")
+            what = f"its cfg has RESNET.WIDTH_PER_GROUP = {width!r}, not 1 to {MAX_WIDTH}"
+            raise CheckpointError(f"{self._path}: {what}. Check the file")
         return width

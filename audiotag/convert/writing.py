@@ -35,6 +35,8 @@ def convert(
         CheckpointError: the checkpoint cannot be read, or does not fit.
         UsageError: `dataset` or `labels` do not fit the checkpoint.
         OutputError: `out` exists, or cannot be written.
+        DataError: `calibrate` holds no audio.
+        ModelError: a written file does not compute what the network does.
     """
     check_out(out, overwrite=overwrite)
     converted = read_checkpoint(checkpoint, dataset=dataset, labels=labels)

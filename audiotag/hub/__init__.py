@@ -9,9 +9,8 @@ line what went wrong (`failures`). Below them all lie `names` and `places`. Neig
 here, `export` writes ONNX.
 """
 
-from audiotag.hub.asking import BACKOFF
-from audiotag.hub.cache import cached_commit, cached_models, names_of, remove_cached
-from audiotag.hub.checksums import files_recorded, is_intact, recorded_checksum
+from audiotag.hub.cache import cached_models, names_of, remove_cached
+from audiotag.hub.checksums import files_recorded, is_intact
 from audiotag.hub.files import DOWNLOADED
 from audiotag.hub.names import DEFAULT, HubId, parse_hub_id
 from audiotag.hub.places import audiotag_cache, hub_cache
@@ -19,12 +18,10 @@ from audiotag.hub.pulling import pull
 from audiotag.hub.resolving import embedded_folder, resolve_model
 
 __all__ = [
-    "BACKOFF",
     "DEFAULT",
     "DOWNLOADED",
     "HubId",
     "audiotag_cache",
-    "cached_commit",
     "cached_models",
     "embedded_folder",
     "files_recorded",
@@ -33,7 +30,6 @@ __all__ = [
     "names_of",
     "parse_hub_id",
     "pull",
-    "recorded_checksum",
     "remove_cached",
     "resolve_model",
 ]

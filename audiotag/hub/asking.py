@@ -67,7 +67,7 @@ def _checksum(file: Any) -> str:
 
 
 def hush() -> None:
-    """The client's log would add lines to our one; its progress bar goes with the `--quiet` of our own log."""
+    """Silences the client's log, whose lines would stand beside our one, and with `--quiet` its progress bars."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

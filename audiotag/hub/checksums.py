@@ -42,9 +42,13 @@ def git_blob_id(path: Path) -> str:
 
 
 def files_recorded(folder: ModelFolder, *, offline: bool) -> dict[str, str]:
-    """The checksum of each file as the Hub recorded it, from the cache or, where that keeps none, from the Hub."""
+    """The checksum of each file as the Hub recorded it, from the cache or, where that keeps none, from the Hub.
+
+    Raises:
+        HubError: the Hub has to be asked, and does not answer.
+    """
     known = {} if folder.revision is None else _read_record(folder.name, folder.revision)
-    present = (name for name in DOWNLOADED if folder.has(name))
+    present = filter(folder.has, DOWNLOADED)
     recorded = {name: recorded_checksum(folder.path / name) or known.get(name, "") for name in present}
     if all(recorded.values()) or folder.revision is None or offline or is_offline():
         return recorded
@@ -52,7 +56,10 @@ def files_recorded(folder: ModelFolder, *, offline: bool) -> dict[str, str]:
 
 
 def known_weights(folder: ModelFolder) -> ModelFolder:
-    """The folder with the checksum of its weights, so that results name the same whichever files are here."""
+    """The folder with the checksum of its weights as the Hub named it, where only other files were downloaded.
+
+    So the outputs of a run name the same checksum whichever of the model's files are here.
+    """
     weights = _read_record(folder.name, str(folder.revision)).get(WEIGHTS, "")
     return replace(folder, weights_sha256=weights) if len(weights) == 64 and not folder.has(WEIGHTS) else folder
 

@@ -1,4 +1,4 @@
-"""Where things lie on this machine, how notes are put there, and whether the environment allows the network."""
+"""The cache folders on this machine, small files written there, and whether the environment allows the network."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from pathlib import Path
 def hub_cache() -> Path:
     """The Hub's cache folder, by the rules of `huggingface_hub.constants`, without importing it."""
     given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    return Path(_expanded(given)) if given else _huggingface_home() / "hub"
-
-
-def _huggingface_home() -> Path:
-    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    return Path(_expanded(home))
+    home = os.environ.get("HF_HOME") or _in_user_cache("huggingface")
+    return _expanded(given or os.path.join(home, "hub"))
 
 
 def audiotag_cache() -> Path:
     """Where audiotag keeps what it made itself: `$AUDIOTAG_CACHE`, or `audiotag` in the user's cache folder."""
-    given = os.environ.get("AUDIOTAG_CACHE")
-    return Path(_expanded(given or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "audiotag")))
+    return _expanded(os.environ.get("AUDIOTAG_CACHE") or _in_user_cache("audiotag"))
 
 
-def _expanded(path: str) -> str:
-    return os.path.expandvars(os.path.expanduser(path))
+def _in_user_cache(name: str) -> str:
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", name)
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(path)))
 
 
 def write_small(path: Path, text: str) -> None:

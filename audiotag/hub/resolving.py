@@ -71,7 +71,7 @@ def _resolve_on_hub(hub_id: HubId, engine: EngineOptions | None, *, update: bool
         return cached
     engine = engine or EngineOptions()
     if not update and (offline or is_offline()):
-        return _offline_rest(hub_id, commit, engine)
+        return _resolve_offline(hub_id, commit, engine)
     # What is missing comes from the commit that the branch was: only `update` and `models pull` ask for a newer one.
     return pull(hub_id if commit is None else replace(hub_id, revision=commit), engine=engine)
 
@@ -91,8 +91,8 @@ def _open_snapshot(hub_id: HubId, commit: str) -> ModelFolder | None:
     return known_weights(open_model_folder(path, name=hub_id.repo, revision=commit))
 
 
-def _offline_rest(hub_id: HubId, commit: str | None, engine: EngineOptions) -> ModelFolder:
-    """The last way without a network: weights without their ONNX file, and torch."""
+def _resolve_offline(hub_id: HubId, commit: str | None, engine: EngineOptions) -> ModelFolder:
+    """What can be done without a network: make the ONNX file from cached weights, where torch is installed."""
     folder = None if commit is None else _open_snapshot(hub_id, commit)
     if folder is not None and folder.has(WEIGHTS) and find_spec("torch") is not None:
         exported = export(folder)
