@@ -29,7 +29,7 @@ from test_fuzz import mutate, repair_ogg
 
 import audiotag.audio
 from audiotag.audio import open_audio, probe, read_audio, read_excerpts
-from audiotag.audio.decoder import MAX_PACKET_FRAMES, frames_per_block
+from audiotag.audio.decoder import BLOCK_FRAMES, MAX_PACKET_FRAMES, frames_per_block
 from audiotag.audio.reading import _unused_resamplers
 from audiotag.errors import AudioError
 
@@ -334,7 +334,8 @@ def test_start_and_duration_equal_a_slice_of_the_whole(suffix: str, sample_rate:
     whole = samples_of(path, sample_rate=sample_rate)[0]
     target = sample_rate or rate
     tolerance = ROUNDING if sample_rate is None else RESAMPLED
-    for start, duration in ((0.0, 0.5), (0.001, 0.3), (1.234, 1.0), (2.5, None), (2.9, 5.0)):
+    block_and_one = (BLOCK_FRAMES + 1) / rate
+    for start, duration in ((0.0, 0.5), (0.0, block_and_one), (0.001, 0.3), (1.234, 1.0), (2.5, None), (2.9, 5.0)):
         first = round(start * target)
         expected = whole[first:] if duration is None else whole[first : first + round(duration * target)]
         with open_audio(path, sample_rate=sample_rate, start=start, duration=duration) as stream:
