@@ -250,6 +250,8 @@ def test_views_that_damage_leaves_without_a_sample_are_left_out(tagger: Tagger, 
     assert [window.start for window in skimmed.windows] == [0.0]
     assert (skimmed.duration, skimmed.warning) == (whole.duration, whole.warning)
     assert whole.duration == pytest.approx(29, abs=1)
+    every, one = (tagger.tag(path, options=replace(ALL, start=28.0, duration=2.4, max_windows=n)) for n in (None, 2))
+    assert one.duration == every.duration < 2  # the other view is lost
     lost, none = (tagger.tag(path, options=replace(ALL, start=29.9, duration=0.6, max_windows=n)) for n in (None, 3))
     assert lost == none
     assert (none.tags, none.duration) == ((), 0.0)
