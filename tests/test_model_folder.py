@@ -112,6 +112,7 @@ def test_dirt_seen_on_the_hub_is_survived_with_one_warning(
         (PREPROCESSOR, lambda c: c["frontend"].update(n_fft=2**18, n_mels=2**15), "out of all proportion"),
         (PREPROCESSOR, lambda c: c["window"].update(n_samples=10**8, n_frames=10**8), "out of all proportion"),
         (PREPROCESSOR, lambda c: c["frontend"].update(colour="red"), "unknown key 'colour'"),
+        (PREPROCESSOR, lambda c: c["frontend"].pop("n_fft"), "frontend: .* missing .* 'n_fft'"),
         (PREPROCESSOR, lambda c: c["frontend"].update(win_length=300), "must rise and be positive, not 80, 300, 256"),
         (PREPROCESSOR, lambda c: c["frontend"].update(fmax=4001.0), r"must rise within 0 and 4000\.0 Hz"),
         (PREPROCESSOR, lambda c: c["frontend"].update(log_offset=0.0), "n_mels and log_offset must be positive"),
