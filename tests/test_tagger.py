@@ -558,6 +558,17 @@ def test_a_window_that_does_not_fit_is_an_error(tagger: Tagger, clips: list[Path
     assert_no_threads_left()
 
 
+def test_an_input_that_does_not_fit_fails_alone(tagger: Tagger, clips: list[Path]) -> None:
+    class TooLarge(BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise MemoryError
+
+    failed, other = tagger.tag_many([TooLarge(b"RIFF"), clips[0]], options=ALL)
+    assert isinstance(failed, Failure)
+    assert failed.error == "does not fit into memory while it is decoded"
+    assert other.status == "ok"
+
+
 def test_a_network_that_gives_no_numbers_is_an_error_and_not_an_empty_clip(tagger: Tagger, clips: list[Path]) -> None:
     broken = _SmallDevice(lambda log_mels: tagger.engine(log_mels) * np.float32("nan"), fits=8)
     with pytest.raises(EngineError, match=r"engine onnx: gives scores that are no numbers\. Try --precision fp32"):
