@@ -470,7 +470,7 @@ def test_an_mp4_with_its_index_first_is_streamed_and_one_with_it_last_is_stored(
     np.testing.assert_allclose(given, samples_of(io.BytesIO(content)), atol=ROUNDING)
 
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0])
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0])
 def test_a_wav_from_a_pipe_whose_header_knows_no_length_is_read_whole(size: int, tmp_path: Path) -> None:
     samples = (tone(seconds=3) * 32767).astype("<i2")
     content = wav_bytes(samples.tobytes(), data_size=size)
@@ -480,6 +480,7 @@ def test_a_wav_from_a_pipe_whose_header_knows_no_length_is_read_whole(size: int,
     np.testing.assert_array_equal(samples_of(Pipe(content)), expected)
     (tmp_path / "unfinished.wav").write_bytes(content)
     np.testing.assert_array_equal(samples_of(tmp_path / "unfinished.wav"), expected)
+    assert warning_of(tmp_path / "unfinished.wav") is None
 
 
 def test_a_wav_from_a_pipe_goes_on_beyond_a_length_that_is_only_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
