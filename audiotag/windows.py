@@ -76,8 +76,7 @@ def cut_windows(blocks: Iterable[FloatArray], *, window: WindowConfig, hop: int)
         while offset + n_held > next_start + length:
             yield Window(next_start, held[..., next_start - offset : next_start - offset + length])
             next_start += hop
-        drop = max(0, min(next_start - offset, n_held - length))
-        pieces, n_held, offset = [held[..., drop:]], n_held - drop, offset + drop
+        pieces, n_held, offset = [held[..., -length:]], length, offset + n_held - length
     if n_held:
         held = np.concatenate(pieces, axis=-1)
         start = max(0, offset + n_held - length)

@@ -46,6 +46,7 @@ def _untouched_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log as a new process has it: a command that ran in this one has turned it to its own use."""
     monkeypatch.setattr(logging.getLogger("audiotag"), "handlers", [])
     monkeypatch.setattr(logging.getLogger("audiotag"), "propagate", True)
+    logging.getLogger("audiotag").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from test_fuzz import mutate, repair_ogg
 
 import audiotag.audio
 from audiotag.audio import open_audio, probe, read_audio, read_excerpts
-from audiotag.audio.decoder import MAX_PACKET_FRAMES, frames_per_block
+from audiotag.audio.decoder import BLOCK_FRAMES, MAX_PACKET_FRAMES, frames_per_block
 from audiotag.audio.reading import _unused_resamplers
 from audiotag.errors import AudioError
 
@@ -334,7 +334,8 @@ def test_start_and_duration_equal_a_slice_of_the_whole(suffix: str, sample_rate:
     whole = samples_of(path, sample_rate=sample_rate)[0]
     target = sample_rate or rate
     tolerance = ROUNDING if sample_rate is None else RESAMPLED
-    for start, duration in ((0.0, 0.5), (0.001, 0.3), (1.234, 1.0), (2.5, None), (2.9, 5.0)):
+    block_and_one = (BLOCK_FRAMES + 1) / rate
+    for start, duration in ((0.0, 0.5), (0.0, block_and_one), (0.001, 0.3), (1.234, 1.0), (2.5, None), (2.9, 5.0)):
         first = round(start * target)
         expected = whole[first:] if duration is None else whole[first : first + round(duration * target)]
         with open_audio(path, sample_rate=sample_rate, start=start, duration=duration) as stream:
@@ -469,7 +470,7 @@ def test_an_mp4_with_its_index_first_is_streamed_and_one_with_it_last_is_stored(
     np.testing.assert_allclose(given, samples_of(io.BytesIO(content)), atol=ROUNDING)
 
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0])
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0])
 def test_a_wav_from_a_pipe_whose_header_knows_no_length_is_read_whole(size: int, tmp_path: Path) -> None:
     samples = (tone(seconds=3) * 32767).astype("<i2")
     content = wav_bytes(samples.tobytes(), data_size=size)
@@ -479,6 +480,7 @@ def test_a_wav_from_a_pipe_whose_header_knows_no_length_is_read_whole(size: int,
     np.testing.assert_array_equal(samples_of(Pipe(content)), expected)
     (tmp_path / "unfinished.wav").write_bytes(content)
     np.testing.assert_array_equal(samples_of(tmp_path / "unfinished.wav"), expected)
+    assert warning_of(tmp_path / "unfinished.wav") is None
 
 
 def test_a_wav_from_a_pipe_goes_on_beyond_a_length_that_is_only_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -835,8 +837,8 @@ def test_damage_in_the_middle_costs_only_its_packets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 3e38])
 def test_numbers_that_are_no_samples_become_zero_with_a_warning(number: float, tmp_path: Path) -> None:
-    samples = tone(seconds=2)
-    samples[[10, 9000]] = number
+    samples = tone(seconds=10)
+    samples[[10, BLOCK_FRAMES + 10]] = number  # the warning of both blocks is said once
     path = tmp_path / "nan.wav"
     soundfile.write(path, samples, 8000, subtype="FLOAT")
     given = samples_of(path)[0]

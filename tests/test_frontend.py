@@ -121,8 +121,9 @@ def test_the_transform_is_that_of_scipy_to_the_last_bit(
     def not_there() -> Any:
         raise ImportError("scipy has no pypocketfft")
 
-    monkeypatch.setattr(frontend, "_load_pocketfft", not_there)
-    np.testing.assert_array_equal(frontend._find_rfft()(frames), expected)
+    for load in (not_there, types.SimpleNamespace, lambda: types.SimpleNamespace(r2c=abs)):  # as a later scipy may have
+        monkeypatch.setattr(frontend, "_load_pocketfft", load)
+        np.testing.assert_array_equal(frontend._find_rfft()(frames), expected)
 
 
 def test_the_first_tag_imports_nothing_of_scipy(tiny_model_folder: Path, write_wav: Callable[..., Path]) -> None:

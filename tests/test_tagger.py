@@ -250,6 +250,8 @@ def test_views_that_damage_leaves_without_a_sample_are_left_out(tagger: Tagger, 
     assert [window.start for window in skimmed.windows] == [0.0]
     assert (skimmed.duration, skimmed.warning) == (whole.duration, whole.warning)
     assert whole.duration == pytest.approx(29, abs=1)
+    every, one = (tagger.tag(path, options=replace(ALL, start=28.0, duration=2.4, max_windows=n)) for n in (None, 2))
+    assert one.duration == every.duration < 2  # the other view is lost
     lost, none = (tagger.tag(path, options=replace(ALL, start=29.9, duration=0.6, max_windows=n)) for n in (None, 3))
     assert lost == none
     assert (none.tags, none.duration) == ((), 0.0)
@@ -554,6 +556,17 @@ def test_a_window_that_does_not_fit_is_an_error(tagger: Tagger, clips: list[Path
     with pytest.raises(EngineError, match=r"not even one window fits into memory: .*\. Free memory"):
         list(Pipeline(_SmallDevice(tagger.engine, fits=0), TINY_CONFIG, ALL).run(inputs_of(clips)))
     assert_no_threads_left()
+
+
+def test_an_input_that_does_not_fit_fails_alone(tagger: Tagger, clips: list[Path]) -> None:
+    class TooLarge(BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise MemoryError
+
+    failed, other = tagger.tag_many([TooLarge(b"RIFF"), clips[0]], options=ALL)
+    assert isinstance(failed, Failure)
+    assert failed.error == "does not fit into memory while it is decoded"
+    assert other.status == "ok"
 
 
 def test_a_network_that_gives_no_numbers_is_an_error_and_not_an_empty_clip(tagger: Tagger, clips: list[Path]) -> None:

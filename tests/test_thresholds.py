@@ -29,10 +29,10 @@ def test_what_is_written_is_read_again(tmp_path: Path, name: str) -> None:
 
 
 def test_the_files_are_what_other_programs_expect(tmp_path: Path) -> None:
-    write_thresholds(tmp_path / "t.json", {"Dog": 0.5, PLUCKED: 1 / 3})
-    write_thresholds(tmp_path / "t.csv", {"Dog": 0.5, PLUCKED: 1 / 3})
-    assert json.loads((tmp_path / "t.json").read_text()) == {"Dog": 0.5, PLUCKED: 0.333333}
-    assert (tmp_path / "t.csv").read_text() == f'label,threshold\nDog,0.5\n"{PLUCKED}",0.333333\n'
+    write_thresholds(tmp_path / "t.json", {"Möwe": 0.5, PLUCKED: 1 / 3})
+    write_thresholds(tmp_path / "t.csv", {"Möwe": 0.5, PLUCKED: 1 / 3})
+    assert (tmp_path / "t.json").read_text("utf-8") == f'{{\n  "Möwe": 0.5,\n  "{PLUCKED}": 0.333333\n}}\n'
+    assert (tmp_path / "t.csv").read_text("utf-8") == f'label,threshold\nMöwe,0.5\n"{PLUCKED}",0.333333\n'
 
 
 def test_a_spreadsheet_s_csv_is_read(tmp_path: Path) -> None:
