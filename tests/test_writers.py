@@ -296,6 +296,13 @@ def test_raw_bytes_of_a_name_come_out_as_they_were() -> None:
     assert b"\nnot utf-8 \xff.wav,failed," in written("csv", Failure(path="not utf-8 \udcff.wav", error="e"))
 
 
+@pytest.mark.parametrize("name", ["csv", "tsv", "audacity", "raven"])
+def test_a_label_that_is_half_a_character_is_written_escaped(name: str) -> None:
+    event = Event(label="half \ud83d", start=0.0, end=1.0, score=0.5)
+    result = ClipResult(path="a.wav", duration=1.0, tags=(Tag("half \ud83d", 0.5),), events=(event,))
+    assert b"half \\ud83d" in written(name, result)
+
+
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.path)
 def test_a_result_comes_back_from_its_json(result: Result) -> None:
     shown = result.to_dict()
