@@ -281,6 +281,7 @@ def test_json_gives_every_name_back_and_is_read_by_jq(name: str, path: str) -> N
     data = written(name, Failure(path=path, error="e"))
     found = json.loads(data.decode("utf-8"))
     assert (found["results"][0] if name == "json" else found)["path"] == path
+    assert ("\N{DOG FACE}".encode() in data) == ("\N{DOG FACE}" in path)
     subprocess.run(["jq", "-e", ".."], input=data, check=True, capture_output=True, timeout=10)
 
 
