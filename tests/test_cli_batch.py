@@ -588,6 +588,7 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
 ) -> None:
     (sounds / "notes.txt").write_text("notes")
+    (tmp_path / "out.csv").write_text("of another run")
     ran = run_audiotag("batch", "in", "--dry-run", "--out", "out.csv")
     *lines, total = ran.stdout.splitlines()
     assert ran.code == 0
@@ -595,7 +596,7 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     assert lines[1].startswith("tag   in/broken.mp3  cannot be read: not decodable")
     assert lines[2] == "skip  in/notes.txt  not a suffix of audio or video: .txt"
     assert re.fullmatch(r"4 inputs, 3\.0 s, 0\.1 MB; 1 skipped; about 0:00:0[1-9] to tag", total)
-    assert not (tmp_path / "out.csv").exists()
+    assert (tmp_path / "out.csv").read_text() == "of another run"
 
 
 def test_dry_run_shows_every_name_also_where_stdout_is_not_utf_8(sounds: Path) -> None:
