@@ -335,7 +335,7 @@ def test_resume_of_a_finished_run_does_nothing_and_says_so(
     ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume")
     assert (ran.code, (tmp_path / "out.csv").read_bytes()) == (3, before)
     assert ran.stderr.count("warning") == 1, "only what failed is tried again"
-    assert last_line(ran).startswith("3 ok, 0 empty, 1 failed;")
+    assert last_line(ran).startswith("3 ok, 0 empty, 1 failed; 3.0 s of audio")
     ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume", "-k", "1")
     assert (ran.code, "top_k was 5, is 1" in ran.stderr) == (1, True)
 
