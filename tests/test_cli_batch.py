@@ -348,7 +348,7 @@ def test_resume_of_a_finished_run_does_nothing_and_says_so(
     ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume")
     assert (ran.code, (tmp_path / "out.csv").read_bytes()) == (3, before)
     assert ran.stderr.count("warning") == 1, "only what failed is tried again"
-    assert last_line(ran).startswith("3 ok, 0 empty, 1 failed;")
+    assert last_line(ran).startswith("3 ok, 0 empty, 1 failed; 3.0 s of audio")
     ran = run_audiotag("batch", "in", "--out", "out.csv", "--resume", "-k", "1")
     assert (ran.code, "top_k was 5, is 1" in ran.stderr) == (1, True)
 
@@ -616,6 +616,7 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     run_audiotag: RunAudiotag, sounds: Path, tmp_path: Path
 ) -> None:
     (sounds / "notes.txt").write_text("notes")
+    (tmp_path / "out.csv").write_text("of another run")
     ran = run_audiotag("batch", "in", "--dry-run", "--out", "out.csv")
     *lines, total = ran.stdout.splitlines()
     assert ran.code == 0
@@ -623,7 +624,7 @@ def test_dry_run_shows_inputs_lengths_and_what_is_skipped(
     assert lines[1].startswith("tag   in/broken.mp3  cannot be read: not decodable")
     assert lines[2] == "skip  in/notes.txt  not a suffix of audio or video: .txt"
     assert re.fullmatch(r"4 inputs, 3\.0 s, 0\.1 MB; 1 skipped; about 0:00:0[1-9] to tag", total)
-    assert not (tmp_path / "out.csv").exists()
+    assert (tmp_path / "out.csv").read_text() == "of another run"
 
 
 def test_dry_run_shows_every_name_also_where_stdout_is_not_utf_8(sounds: Path) -> None:

@@ -178,6 +178,17 @@ def test_verify_of_a_folder_of_ones_own_has_nothing_to_compare_with(folder: Path
     assert {(row["name"], row["status"], row["checksum"]) for row in rows} == {("tiny", "unknown", None)}
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["predict a.wav", "batch a.wav", "events a.wav", "report a.wav --out page.html", "models show", "labels"],
+)
+def test_every_command_that_takes_update_and_offline_hands_both_on(command: str, run_audiotag: Run) -> None:
+    model = [ID] if command == "models show" else ["--model", ID]
+    ran = run_audiotag(*command.split(), *model, "--update", "--offline")
+    assert (ran.code, ran.stdout) == (2, "")
+    assert "update and offline: contradict each other" in ran.stderr
+
+
 def test_rm_needs_yes_where_nobody_can_be_asked(
     server: HubServer, run_audiotag: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +210,11 @@ def test_rm_removes_nothing_where_one_name_is_no_id(server: HubServer, run_audio
 
 def test_rm_removes_a_model_and_says_how_much(server: HubServer, run_audiotag: Run) -> None:
     run_audiotag("models", "pull", ID, "-q")
+    exported = hub.audiotag_cache() / "exported" / "org--tiny" / commit_of(server) / ONNX
+    exported.parent.mkdir(parents=True)
+    exported.write_bytes(b"made here")
     ran = run_audiotag("models", "rm", ID, "--yes", "-f", "json")
+    assert not [path for path in hub.audiotag_cache().rglob("*") if path.is_file()]
     (row,) = json.loads(ran.stdout)
     assert (row["name"], row["revisions"]) == (ID, [commit_of(server)])
     assert row["bytes"] == sum(map(len, server.files[commit_of(server)].values()))

@@ -186,11 +186,12 @@ def test_a_checkpoint_s_own_settings_count_until_a_data_set_is_named(
 ) -> None:
     settings = authors.cfg("nsynth")
     settings["TEST"]["NUM_ENSEMBLE_VIEWS"], settings["AUDIO_DATA"]["CLIP_SECS"] = 7, 4.155
+    settings["AUDIO_DATA"]["NUM_FREQUENCIES"] = 96
     state = authors.training_form("nsynth")
     path = authors.write_pyth(tmp_path / "c.pyth", "nsynth", state, cfg=json.dumps(settings))
     own, named = read_checkpoint(path).config, read_checkpoint(path, dataset="nsynth").config
-    assert (own.provenance["views"], own.window.n_samples) == (7, 66479)
-    assert (named.provenance["views"], named.window.n_samples) == (1, 66559)
+    assert (own.provenance["views"], own.window.n_samples, own.frontend.n_mels) == (7, 66479, 96)
+    assert (named.provenance["views"], named.window.n_samples, named.frontend.n_mels) == (1, 66559, 128)
     assert not caplog.messages
     with pytest.raises(CheckpointError, match=r"\[11, 32\]"):
         read_checkpoint(path, dataset="vggsound")

@@ -15,7 +15,7 @@ import pytest
 
 from audiotag.audio import probe
 from audiotag.errors import AudioError, UsageError
-from audiotag.inputs import Input, Skipped, find_inputs
+from audiotag.inputs import Input, Skipped, find_inputs, sources_of
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +85,11 @@ def test_a_path_comes_once_however_often_it_is_named() -> None:
 def test_what_a_folder_skips_can_be_named_outright() -> None:
     touch("notes.txt")
     assert paths(".", "notes.txt") == ["notes.txt"]
+
+
+def test_only_the_files_among_inputs_are_asked_whether_an_output_is_one_of_them() -> None:
+    touch("a.wav", "b.txt")
+    assert list(sources_of(find_inputs([".", "-"]))) == [Path("a.wav")]
 
 
 # --- folders ---

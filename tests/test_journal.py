@@ -335,6 +335,7 @@ def test_an_output_that_is_being_written_is_not_overwritten(out: Path) -> None:
 
 def test_a_file_that_is_being_written_whole_is_not_written_by_another_run(tmp_path: Path) -> None:
     out = tmp_path / "page.html"
+    (tmp_path / "page.html.partial").write_bytes(b"what a killed run left behind, which is longer")
 
     def write(output: Output) -> None:
         output.write(b"from the first ")

@@ -109,6 +109,7 @@ def test_dirt_seen_on_the_hub_is_survived_with_one_warning(
         (PREPROCESSOR, lambda c: c["window"].update(n_samples=10**15), "out of all proportion"),
         (PREPROCESSOR, lambda c: c["frontend"].update(n_fft=2**40, win_length=200), "out of all proportion"),
         (PREPROCESSOR, lambda c: c["frontend"].update(n_mels=10**9), "out of all proportion"),
+        (PREPROCESSOR, lambda c: c["frontend"].update(sample_rate=10**9), "sample_rate is out of all proportion"),
         (PREPROCESSOR, lambda c: c["frontend"].update(n_fft=2**18, n_mels=2**15), "out of all proportion"),
         (PREPROCESSOR, lambda c: c["window"].update(n_samples=10**8, n_frames=10**8), "out of all proportion"),
         (PREPROCESSOR, lambda c: c["frontend"].update(colour="red"), "unknown key 'colour'"),

@@ -125,6 +125,7 @@ def test_it_is_a_filter(run_audiotag: RunAudiotag) -> None:
         ('{"path": "a.wav"}\n', "line 1 is no result"),
         ("{}\n", "line 1 is no result"),
         ("[1]\n", "line 1 is no result"),
+        ("\n7\n", "result 1 is no result"),
         ('{"path": "a.wav", "status": "failed", "error": "no"}\nrubbish\n', "line 2 is no result"),
         ('{"audiotag": {},\n"results": [\n', "in the midst of its results"),
         ('{"audiotag": {}, "results": [{"path": "a.wav"', "line 1 is no result"),

@@ -231,20 +231,20 @@ def test_times_of_windows_are_aligned_in_the_table() -> None:
 def test_parquet_has_the_columns_of_csv_with_types_and_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr("audiotag.writers.parquet.ROWS_IN_GROUP", 4)
-    odd = ClipResult(path="odd.wav", start=0.12345, duration=1 / 3, tags=(Tag("Dog", 2 / 3),))
-    file = parquet.ParquetFile(io.BytesIO(written("parquet", odd, *RESULTS, Failure(path="\udcff", error="x"))))
+    odd = ClipResult(path="odd.wav", start=0.12345, duration=1 / 3, tags=(Tag("\ud83d", 2 / 3),))
+    file = parquet.ParquetFile(io.BytesIO(written("parquet", odd, *RESULTS, Failure(path="\udcff", error="\udcff"))))
     assert file.num_row_groups == 3, "not all of a large table is held in memory"
     table = file.read()
     assert ",".join(table.column_names) == written("csv").decode().strip()
     assert json.loads(table.schema.metadata[b"audiotag"]) == HEADER
     rows = table.to_pylist()
     assert len(rows) == 11
-    assert [rows[0][name] for name in ("start", "end", "score")] == [0.123, 0.457, 0.666667]
+    assert [rows[0][name] for name in ("start", "end", "label", "score")] == [0.123, 0.457, "\\ud83d", 0.666667]
     assert rows[2] == {
         "path": "a/dog.wav", "status": "ok", "start": 0.0, "end": 5.0, "channel": None, "rank": 2,
         "label": "Musical instrument, plucked", "score": 0.123457, "error": None,
     }  # fmt: skip
-    assert rows[-1]["path"] == "\\udcff"
+    assert rows[-1]["path"] == rows[-1]["error"] == "\\udcff"
 
 
 def test_parquet_that_is_given_up_writes_nothing_more() -> None:
@@ -281,6 +281,7 @@ def test_json_gives_every_name_back_and_is_read_by_jq(name: str, path: str) -> N
     data = written(name, Failure(path=path, error="e"))
     found = json.loads(data.decode("utf-8"))
     assert (found["results"][0] if name == "json" else found)["path"] == path
+    assert ("\N{DOG FACE}".encode() in data) == ("\N{DOG FACE}" in path)
     subprocess.run(["jq", "-e", ".."], input=data, check=True, capture_output=True, timeout=10)
 
 
@@ -294,6 +295,13 @@ def test_the_table_shows_markup_and_control_characters_as_text(path: str) -> Non
 
 def test_raw_bytes_of_a_name_come_out_as_they_were() -> None:
     assert b"\nnot utf-8 \xff.wav,failed," in written("csv", Failure(path="not utf-8 \udcff.wav", error="e"))
+
+
+@pytest.mark.parametrize("name", ["csv", "tsv", "audacity", "raven"])
+def test_a_label_that_is_half_a_character_is_written_escaped(name: str) -> None:
+    event = Event(label="half \ud83d", start=0.0, end=1.0, score=0.5)
+    result = ClipResult(path="a.wav", duration=1.0, tags=(Tag("half \ud83d", 0.5),), events=(event,))
+    assert b"half \\ud83d" in written(name, result)
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.path)
