@@ -20,7 +20,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
 td { white-space: nowrap; } th { font-weight: 500; vertical-align: bottom; }
 .text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-.note, figcaption, th, small { color: var(--faint); }
+@media (max-width: 48rem) { table { display: block; overflow-x: auto; } .text { overflow-wrap: break-word; } }
+.note, figcaption, th, small { color: var(--faint); } .note { overflow-wrap: anywhere; }
 figure { margin: 0; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 """
 
