@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from conftest import TINY_CONFIG, Ran, chirp, noise, siren, tone
 
-from audiotag.cli.evaluate import _table
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.errors import DataError
 from audiotag.hub import resolve_model
@@ -26,10 +25,13 @@ from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
 from audiotag.thresholds import read_thresholds
 from audiotag.training.dataset import LabelledClip
-from audiotag.training.evaluate import Evaluation, measure, score_clips, tell_learnt_clips, with_known_labels
+from audiotag.training.evaluation import Evaluation
 from audiotag.training.evaluation_page import evaluation_page
+from audiotag.training.evaluation_table import evaluation_table
 from audiotag.training.finish import provenance
 from audiotag.training.hierarchy import ancestors_of_labels
+from audiotag.training.measuring import measure
+from audiotag.training.scoring import score_clips, tell_learnt_clips, with_known_labels
 
 RunAudiotag = Callable[..., Ran]
 WriteWav = Callable[..., Path]
@@ -116,7 +118,7 @@ def test_intervals_hold_the_figure_and_come_from_a_seed() -> None:
     scores = np.array([[0.5 + 0.2 * ("a" in each.labels), 0.5] for each in clips]) + rng.normal(0, 0.2, (60, 2))
     first, second = (measure(scores, clips, model_of(["a", "b"])) for _ in range(2))
     assert first == second
-    table = _table({"model": "m", "precision": "fp32"}, first)
+    table = evaluation_table({"model": "m", "precision": "fp32"}, first)
     for value, interval in [(first.macro_map, first.macro_map_interval), (first.top1, first.top1_interval),
                             *((each.average_precision, each.interval) for each in first.per_label)]:  # fmt: skip
         assert interval is not None
@@ -294,12 +296,12 @@ def test_the_table_shows_control_characters_as_text() -> None:
     nasty = "\x1b[31mred\nline"
     clips = [replace(each, labels=(nasty, each.labels[0])) for each in CLIPS]
     measured = measure(SCORES, clips, model_of((nasty, *LABELS[1:-1], f"{nasty} too")), among=(0,))
-    text = _table({"model": nasty, "precision": "fp32"}, measured)
+    text = evaluation_table({"model": nasty, "precision": "fp32"}, measured)
     assert measured.confusions
     assert measured.worst_clips
     assert "\x1b" not in text
     assert text.count("\\x1b[31mred\\nline") >= 6
-    assert text.count("\n") == _table({"model": "m", "precision": "fp32"}, measured).count("\n")
+    assert text.count("\n") == evaluation_table({"model": "m", "precision": "fp32"}, measured).count("\n")
 
 
 # --- the command ---

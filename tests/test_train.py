@@ -29,10 +29,12 @@ from audiotag.training.batches import load, split
 from audiotag.training.checkpoint import CHECKPOINT_VERSION, load_checkpoint
 from audiotag.training.damage import KINDS
 from audiotag.training.dataset import LabelledClip, read_dataset
-from audiotag.training.evaluate import Evaluation, measure, score_clips
+from audiotag.training.evaluation import Evaluation
+from audiotag.training.measuring import measure
 from audiotag.training.places import LAST_CHECKPOINT, own_work_folder, work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.refit import refit
+from audiotag.training.scoring import score_clips
 from audiotag.training.train import train
 from audiotag.training.trainer import Progress, Trainer, learning_rate
 from audiotag.training.validation import cut

@@ -11,22 +11,22 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.status import StatusLine
-from audiotag.errors import DataError, ExitCode, OutputError, UsageError, listed
+from audiotag.errors import DataError, ExitCode, OutputError, UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import refuse_input_as_output
 from audiotag.labels import LabelSet
 from audiotag.options import EngineOptions
 from audiotag.thresholds import write_thresholds
-from audiotag.writers import name_of_suffix, visible
+from audiotag.writers import name_of_suffix
 
 if TYPE_CHECKING:
+    from audiotag.model_folder import ModelFolder
+    from audiotag.scores import ScoreArray
     from audiotag.training.dataset import LabelledClip
-    from audiotag.training.evaluate import Choice, Evaluation, Interval
+    from audiotag.training.evaluation import Evaluation
 
 FORMATS = {"table": ".txt", "json": ".json", "html": ".html"}  # and the suffixes of their files
 SEPARATOR = ";"  # of labels, which hold commas
-SHOWN_CONFUSIONS = 10
-SHOWN_WORST = 5
 
 
 def evaluate(
@@ -74,39 +74,24 @@ def evaluate(
     folder = resolve_model(model, offline=offline, engine=engine_options)
     labels = LabelSet(folder.config.labels)
     chosen = labels.select(_names(among)) if among else ()
-    from audiotag.tagger import Tagger
     from audiotag.training.dataset import read_dataset
-    from audiotag.training.evaluate import (
-        measure,
-        score_clips,
-        tell_learnt_clips,
-        tell_unknown_labels,
-        with_known_labels,
-    )
+    from audiotag.training.measuring import measure
+    from audiotag.training.scoring import tell_learnt_clips, tell_unknown_labels, with_known_labels
 
-    all_clips, status = with_known_labels(read_dataset(data), labels), StatusLine(quiet=quiet)
+    all_clips = with_known_labels(read_dataset(data), labels)
     for place in (out, thresholds_out):
         refuse_input_as_output(place, (clip.path for clip in all_clips))
     clips = _chosen(all_clips, fold=fold, sources=source)
     tell_unknown_labels(clips, labels)
     tell_learnt_clips(folder.config, data, all_clips, fold=fold)
-    tagger = Tagger(folder, options=engine_options)
-    scores, read = score_clips(
-        tagger, clips, on_progress=lambda done, total: status.show(f"clips {done}/{total}", keep=done == total)
-    )
+    used_precision, scores, read = _scored(folder, engine_options, clips, quiet=quiet)
     n_failed = len(clips) - len(read)
     measured = measure(scores, read, folder.config, n_failed=n_failed, among=chosen, all_clips=all_clips)
     about = {"model": folder.name, "revision": folder.revision, "sha256": folder.sha256,
-             "precision": tagger.engine.precision, "data": str(data), "fold": fold}  # fmt: skip
+             "precision": used_precision, "data": str(data), "fold": fold}  # fmt: skip
     if thresholds_out is not None:
         write_thresholds(thresholds_out, measured.suggested_thresholds())
-    if form == "html":
-        from audiotag.training.evaluation_page import evaluation_page
-
-        text = evaluation_page(about, measured, scores, read, folder.config.labels)
-    else:
-        text = json.dumps({**about, **measured.to_dict()}, indent=2) if form == "json" else _table(about, measured)
-    _write(text, out)
+    _write(_rendered(form, about, measured, scores, read, labels.names), out)
     return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
 
 
@@ -145,61 +130,36 @@ def _chosen(clips: Sequence[LabelledClip], *, fold: str | None, sources: Sequenc
     return found
 
 
-def _table(about: dict[str, Any], measured: Evaluation) -> str:
-    return "\n".join([*_summary(about, measured), "", *_labels(measured), *_confusions(measured), *_worst(measured)])
+def _scored(
+    folder: ModelFolder, engine_options: EngineOptions, clips: Sequence[LabelledClip], *, quiet: bool
+) -> tuple[str, ScoreArray, list[LabelledClip]]:
+    """The precision that was used, scores `[clip, class]`, and the clips that they are of."""
+    from audiotag.tagger import Tagger
+    from audiotag.training.scoring import score_clips
+
+    status, tagger = StatusLine(quiet=quiet), Tagger(folder, options=engine_options)
+    scores, read = score_clips(
+        tagger, clips, on_progress=lambda done, total: status.show(f"clips {done}/{total}", keep=done == total)
+    )
+    return tagger.engine.precision, scores, read
 
 
-def _summary(about: dict[str, Any], measured: Evaluation) -> list[str]:
-    defaults = measured.at_defaults
-    lines = [
-        f"model {visible(about['model'])}, {about['precision']}, on {measured.n_clips} clips "
-        f"of {measured.n_groups} groups ({measured.n_failed} unreadable)",
-        f"macro mAP {measured.macro_map:.4f}{_spread(measured.macro_map_interval)} over {measured.n_labels} labels, "
-        f"micro mAP {measured.micro_map:.4f}, weighted by groups {measured.group_weighted_map:.4f}",
-        f"top-1 hit rate {measured.top1:.4f}{_spread(measured.top1_interval)}, top-5 hit rate {measured.top5:.4f}, "
-        f"calibration error (ECE) {measured.ece:.4f}",
-        f"at the model's thresholds: precision {defaults.precision:.3f}, recall {defaults.recall:.3f}, "
-        f"F1 {defaults.f1:.3f} (mean of labels {defaults.macro_f1:.3f}), {100 * defaults.empty:.0f} % of clips empty",
-        f"best threshold for all labels: {measured.threshold:.3f}, F1 {measured.micro_f1:.3f}",
-    ]  # fmt: skip
-    return lines if measured.among is None else [*lines, _choice(measured.among)]
+def _rendered(
+    form: str,
+    about: dict[str, Any],
+    measured: Evaluation,
+    scores: ScoreArray,
+    clips: Sequence[LabelledClip],
+    labels: Sequence[str],
+) -> str:
+    from audiotag.training.evaluation_page import evaluation_page
+    from audiotag.training.evaluation_table import evaluation_table
 
-
-def _choice(choice: Choice) -> str:
-    return (f"choosing among {len(choice.among)} labels: right in {choice.top1:.4f}{_spread(choice.interval)} "
-            f"of {choice.n_clips} clips")  # fmt: skip
-
-
-def _spread(interval: Interval | None) -> str:
-    return f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-
-
-def _labels(measured: Evaluation) -> list[str]:
-    lines = ["    AP  95 %            clips  groups  threshold  precision  recall     F1  label"]
-    for each in sorted(measured.per_label, key=lambda each: -each.average_precision):
-        spread = "-" if each.interval is None else f"{each.interval[0]:.3f} to {each.interval[1]:.3f}"
-        figures = f"{each.threshold:9.3f}  {each.precision:9.3f}  {each.recall:6.3f}  {each.f1:5.3f}"
-        counts = f"{each.n_clips:5d}  {each.n_groups:6d}"
-        lines.append(f"{each.average_precision:6.3f}  {spread:14}  {counts}  {figures}  {visible(each.label)}")
-    if measured.unknown_labels:
-        names = listed(measured.unknown_labels, show=visible)
-        lines += ["", f"labels that the model does not know did not count: {names}"]
-    return lines
-
-
-def _confusions(measured: Evaluation) -> list[str]:
-    shown = measured.confusions[:SHOWN_CONFUSIONS]
-    lines = [f"{each.n_clips:6d}  {visible(each.label)} -> {visible(each.said)}" for each in shown]
-    return ["", "clips in which another label outranks their own, most frequent first", *lines] if lines else []
-
-
-def _worst(measured: Evaluation) -> list[str]:
-    lines = [
-        f"{visible(each.path)}\n        is {', '.join(map(visible, each.labels))}; said "
-        + ", ".join(f"{visible(label)} {score:.2f}" for label, score in each.said)
-        for each in measured.worst_clips[:SHOWN_WORST]
-    ]
-    return ["", "worst clips", *lines] if lines else []
+    if form == "json":
+        return json.dumps({**about, **measured.to_dict()}, indent=2)
+    if form == "html":
+        return evaluation_page(about, measured, scores, clips, labels)
+    return evaluation_table(about, measured)
 
 
 def _write(text: str, out: Path | None) -> None:

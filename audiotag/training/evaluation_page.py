@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audiotag.training.dataset import LabelledClip, label_matrix
-from audiotag.training.evaluate import Evaluation, Interval, LabelMeasure
+from audiotag.training.evaluation import Evaluation, Interval, LabelMeasure
 from audiotag.training.metrics import precision_recall_curve
 from audiotag.web_page import END_OF_PAGE, begin_page, safe
 
@@ -22,7 +22,6 @@ SIZE, MARGIN = 100.0, 4.0  # of a curve's drawing, in its own units
 STYLE = """
 h2 { font-size: 1.15rem; margin-top: 2.5rem; }
 table { width: 100%; }
-.scroll { overflow-x: auto; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem; }
 dt { color: var(--faint); } dd { margin: 0; font-size: 1.3rem; }
 dd small { display: block; font-size: .8rem; }
@@ -110,7 +109,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, text_column
         return "".join(f"<{tag}{kind}>{safe(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
 
     body = "\n".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
-    return f"<div class=scroll><table><thead><tr>{row(columns, 'th')}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    return f"<table><thead><tr>{row(columns, 'th')}</tr></thead>\n<tbody>{body}</tbody></table>"
 
 
 def _curves(

@@ -18,9 +18,11 @@ from audiotag.options import EngineOptions, PrecisionName
 from audiotag.scores import ScoreArray
 from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip, label_matrix
-from audiotag.training.evaluate import N_RESAMPLES, Evaluation, measure, score_clips
+from audiotag.training.evaluation import Evaluation
+from audiotag.training.measuring import N_RESAMPLES, measure
 from audiotag.training.metrics import f1_thresholds
 from audiotag.training.negatives import negative_scores, negatives_tagged
+from audiotag.training.scoring import score_clips
 
 LEAST_DEFAULT_THRESHOLD = 0.35  # a tag shown without being asked for is not to be wrong two times in three
 MOST_DEFAULT_THRESHOLD = 0.9  # that a sound without anything to name can ask for: every label can still be shown

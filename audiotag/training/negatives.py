@@ -18,7 +18,7 @@ from audiotag.results import ClipResult
 from audiotag.selftest import write_wav
 from audiotag.tagger import Tagger
 from audiotag.training.dataset import LabelledClip
-from audiotag.training.evaluate import score_clips
+from audiotag.training.scoring import score_clips
 
 Maker = Callable[[npt.NDArray[np.float64], np.random.Generator], npt.NDArray[np.float64]]
 

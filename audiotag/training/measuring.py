@@ -1,27 +1,20 @@
-"""How good a model is on labelled clips, measured through the same pipeline that users run."""
+"""How good the scores of labelled clips are: an `Evaluation` of them."""
 
 from __future__ import annotations
 
-import json
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from audiotag.config import ModelConfig
-from audiotag.errors import DataError, listed
-from audiotag.labels import LabelSet
-from audiotag.options import TagOptions
-from audiotag.results import SCORE_DIGITS, ClipResult, Failure
+from audiotag.errors import DataError
 from audiotag.scores import ScoreArray
-from audiotag.tagger import Tagger
-from audiotag.training.dataset import LabelledClip, label_matrix, name_of
+from audiotag.training.dataset import LabelledClip, label_matrix
+from audiotag.training.evaluation import AtDefaults, Choice, Confusion, Evaluation, Interval, LabelMeasure, WorstClip
 from audiotag.training.hierarchy import ancestors_of_labels
 from audiotag.training.metrics import (
     at_threshold,
@@ -35,10 +28,6 @@ from audiotag.training.metrics import (
     weighted_average_precisions,
 )
 
-logger = logging.getLogger(__name__)
-
-Interval = tuple[float, float]
-
 N_RESAMPLES = 1000  # bootstrap samples
 RESAMPLING_SEED = 0
 NORMAL_QUANTILE = 1.96  # deviations on each side of a 95 % interval
@@ -46,190 +35,6 @@ FEWEST_GROUPS = 3  # that a label needs for an interval: two can be drawn in thr
 N_CONFUSIONS = 30
 N_WORST = 20
 N_SAID = 3  # labels that a worst clip's entry shows
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelMeasure:
-    """What was measured of one label; shares are 0 to 1.
-
-    `precision`, `recall` and `f1` are those at `threshold`, the best one on these very clips; `suggested_threshold` is
-    the one that holds for others too (`metrics.f1_thresholds`). No interval is given for fewer than three groups.
-    """
-
-    label: str
-    average_precision: float
-    interval: Interval | None  # of average_precision, 95 %, by resampling groups
-    n_clips: int  # that have the label
-    n_groups: int  # independent ones among them
-    threshold: float
-    precision: float
-    recall: float
-    f1: float
-    suggested_threshold: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confusion:
-    """On how many clips of `label` the highest score of a wrong leaf label, that of `said`, is above its own."""
-
-    label: str
-    said: str
-    n_clips: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorstClip:
-    """A clip whose best wrong label beats its best true one by `gap` (a difference of scores)."""
-
-    path: str
-    labels: tuple[str, ...]
-    said: tuple[tuple[str, float], ...]
-    gap: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """How often the best of some labels is right, on the clips that have one of them; `among` names them."""
-
-    among: tuple[str, ...]
-    n_clips: int
-    top1: float
-    interval: Interval | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AtDefaults:
-    """What the model's own thresholds give: precision, recall and F1 of all labels that a clip has, together."""
-
-    precision: float
-    recall: float
-    f1: float
-    macro_f1: float  # mean over labels
-    empty: float  # share of clips that get no tag
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What was measured on a set of clips; shares and precisions are 0 to 1, intervals 95 % by resampling groups.
-
-    Labels of the data that the model does not know are left out and named in `unknown_labels`. Labels of the model that
-    no clip has are left out of means, thresholds and calibration, but compete with the others in hit rates, confusions
-    and worst clips. Hit rates are over the clips with at least one label that the model knows.
-    """
-
-    n_clips: int
-    n_groups: int
-    n_failed: int
-    n_labels: int  # that the means are over
-    macro_map: float
-    macro_map_interval: Interval | None
-    micro_map: float
-    group_weighted_map: float  # each label weighs as many independent groups as it is heard in
-    top1: float
-    top1_interval: Interval | None
-    top5: float
-    ece: float  # expected calibration error
-    threshold: float  # the one for all of these labels with the best F1
-    micro_f1: float  # at that threshold
-    at_defaults: AtDefaults
-    among: Choice | None
-    per_label: tuple[LabelMeasure, ...]
-    unknown_labels: tuple[str, ...]
-    confusions: tuple[Confusion, ...]
-    worst_clips: tuple[WorstClip, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values, numbers with six digits."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_float=_rounded)  # lists for tuples
-        return values
-
-    def figures(self) -> dict[str, Any]:
-        """What a model's configuration keeps of `to_dict`: nothing that names a clip."""
-        left_out = ("confusions", "worst_clips", "unknown_labels", "among")
-        return {name: value for name, value in self.to_dict().items() if name not in left_out}
-
-    def suggested_thresholds(self) -> dict[str, float]:
-        """The suggested threshold of each label that a clip has; of the others nothing was measured."""
-        return {each.label: each.suggested_threshold for each in self.per_label}
-
-
-def _rounded(number: str) -> float:
-    return round(float(number), SCORE_DIGITS)
-
-
-def with_known_labels(clips: Iterable[LabelledClip], labels: LabelSet) -> tuple[LabelledClip, ...]:
-    """The clips with their labels as the model writes them: upper and lower case are alike."""
-
-    def known(label: str) -> str:
-        position = labels.position(label)
-        return label if position is None else labels[position]
-
-    return tuple(replace(clip, labels=tuple(dict.fromkeys(map(known, clip.labels)))) for clip in clips)
-
-
-def tell_unknown_labels(clips: Iterable[LabelledClip], labels: LabelSet) -> None:
-    """Warns of labels that the model does not know, before anything is scored.
-
-    Raises:
-        DataError: it knows none of them.
-    """
-
-    def suggested(label: str) -> str:
-        near = labels.nearest(label)
-        return f"{label!r} (did you mean {near[0]!r}?)" if near else repr(label)
-
-    of_data = {label for clip in clips for label in clip.labels}
-    unknown = sorted(of_data.difference(labels))
-    if len(unknown) == len(of_data):
-        shown = f": {listed(unknown, show=suggested)}" if unknown else ""
-        raise DataError(f"no clip has a label that the model knows{shown}. `audiotag labels` lists them")
-    if unknown:
-        logger.warning("labels that the model does not know do not count: %s", listed(unknown, show=suggested))
-
-
-def tell_learnt_clips(model: ModelConfig, data: Path, all_clips: Sequence[LabelledClip], *, fold: str | None) -> None:
-    """Warns where the model seems to have learnt from clips that are to be measured, which makes its figures too good.
-
-    Its data are told by their name and number of clips, with or without those that the training could not read. A
-    refitted model has learnt from every fold.
-    """
-    made = model.provenance
-    if made.get("data") != name_of(data):
-        return
-    n_read = made.get("n_clips", 0)
-    if len(all_clips) not in (n_read, n_read + made.get("n_clips_unreadable", 0)):
-        return
-    if "refit" in made:
-        logger.warning("the model has learnt from all of these clips: expect less on others")
-    elif fold != (held_out := made.get("recipe", {}).get("fold")):
-        logger.warning("the model has learnt from these clips but for a fold: --fold %s measures on that", held_out)
-
-
-def score_clips(
-    tagger: Tagger, clips: Sequence[LabelledClip], *, on_progress: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[ScoreArray, list[LabelledClip]]:
-    """Scores `[clip, class]` of the clips that could be read and had a sample at least, and those clips.
-
-    Raises:
-        DataError: there is no such clip.
-    """
-    options = TagOptions(top_k=0, threshold=0.0)
-    position = {label: index for index, label in enumerate(tagger.config.labels)}
-    rows, read = [], []
-    results = tagger.tag_many((clip.path for clip in clips), options=options)
-    for done, (clip, result) in enumerate(zip(clips, results, strict=True), start=1):
-        if isinstance(result, ClipResult) and result.tags:
-            row = np.zeros(len(position))
-            row[[position[tag.label] for tag in result.tags]] = [tag.score for tag in result.tags]
-            rows.append(row)
-            read.append(clip)
-        else:
-            why = result.error if isinstance(result, Failure) else "holds no sound"
-            logger.warning("left out: %s: %s", clip.path, why)
-        on_progress(done, len(clips))
-    if not rows:
-        raise DataError("none of the clips could be read. `audiotag doctor FILE` says why")
-    return np.stack(rows), read
 
 
 def measure(
