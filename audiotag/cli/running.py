@@ -176,25 +176,16 @@ def run_batch(context: typer.Context, tag_options: TagOptions) -> int:
     if mode == "overwrite":
         refuse_input_as_output(run.out, inputs.sources())
     found = as_many_as_fit(form, in_shard(at_least_one(inputs.find()), run.shard))
-    from audiotag.run import Tally
     from audiotag.tagger import Tagger
 
-    tagger, tally = Tagger(folder, options=engine_options), Tally()
-    count = (lambda: in_shard(inputs.find(), run.shard)) if inputs.can_be_found_again else None
-    among_results = run.out is None and sys.stdout.isatty()
-    progress = Progress(
-        tally, count, to_tag=partial(seconds_to_tag, tag_options=tag_options),
-        shown=run.progress and not run.quiet, among_results=among_results,
-    )  # fmt: skip
-    session = _Session(
-        run=run, form=form, tag_options=tag_options, tagger=tagger, tally=tally, progress=progress, count=count
-    )
-    with interruptible(tally, run.out), progress:
+    tagger = Tagger(folder, options=engine_options)
+    session = _prepare(run, inputs, form=form, tag_options=tag_options, tagger=tagger)
+    with interruptible(session.tally, run.out), session.progress:
         session.tag(found)
     if not run.quiet:
-        explain_empty(tally.n_empty, tally.n_inputs, tag_options)
-        say_summary(tally, progress)
-    return tally.exit_code
+        explain_empty(session.tally.n_empty, session.tally.n_inputs, tag_options)
+        say_summary(session.tally, session.progress)
+    return session.tally.exit_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +249,21 @@ class _Session:
             self.tagger, found, sink,
             tag_options=self.tag_options, tally=self.tally, progress=self.progress, strict=self.run.strict,
         )  # fmt: skip
+
+
+def _prepare(
+    run: RunOptions, inputs: InputOptions, *, form: str, tag_options: TagOptions, tagger: Tagger
+) -> _Session:
+    from audiotag.run import Tally
+
+    tally, count = Tally(), (lambda: in_shard(inputs.find(), run.shard)) if inputs.can_be_found_again else None
+    progress = Progress(
+        tally, count, to_tag=partial(seconds_to_tag, tag_options=tag_options),
+        shown=run.progress and not run.quiet, among_results=run.out is None and sys.stdout.isatty(),
+    )  # fmt: skip
+    return _Session(
+        run=run, form=form, tag_options=tag_options, tagger=tagger, tally=tally, progress=progress, count=count
+    )
 
 
 def tag_all(
