@@ -21,7 +21,8 @@ from audiotag.cli.batch import batch
 from audiotag.cli.events import events
 from audiotag.cli.predict import predict
 from audiotag.cli.report import report
-from audiotag.cli.running import InputOptions, RunOptions
+from audiotag.cli.running import RunOptions
+from audiotag.cli.tagging import InputOptions
 from audiotag.cli.train import train
 from audiotag.config import TrainConfig
 from audiotag.options import EngineOptions, EventOptions, TagOptions

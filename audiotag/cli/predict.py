@@ -10,7 +10,7 @@ import typer
 
 from audiotag.cli import options
 from audiotag.cli.options import ENGINE, TAG, record_of
-from audiotag.cli.running import as_many_as_fit, at_least_one, check_labels, explain_empty, warn_of_trouble
+from audiotag.cli.tagging import as_many_as_fit, at_least_one, check_labels, explain_empty, warn_of_trouble
 from audiotag.errors import ExitCode
 from audiotag.hub import resolve_model
 from audiotag.inputs import find_inputs, refuse_input_as_output, sources_of

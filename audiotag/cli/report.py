@@ -16,8 +16,8 @@ from audiotag.cli import options
 from audiotag.cli.options import ENGINE, EVENT, TAG, record_of
 from audiotag.cli.plan import seconds_to_tag
 from audiotag.cli.progress import Progress
-from audiotag.cli.running import InputOptions, at_least_one, check_labels, explain_empty, say_summary, tag_all
 from audiotag.cli.status import StatusLine
+from audiotag.cli.tagging import InputOptions, at_least_one, check_labels, explain_empty, say_summary, tag_all
 from audiotag.errors import UsageError
 from audiotag.hub import resolve_model
 from audiotag.inputs import Input, is_read_once, refuse_input_as_output, sources_of
