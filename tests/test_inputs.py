@@ -339,7 +339,7 @@ def test_lists_are_read_byte_by_byte(
 ) -> None:
     Path("list").write_bytes(content)
     assert paths(files_from="list", null=null) == expected
-    monkeypatch.setattr("audiotag.inputs.open_stdin", lambda: io.BytesIO(content))
+    monkeypatch.setattr("audiotag.inputs.lists.open_stdin", lambda: io.BytesIO(content))
     assert paths("first.wav", files_from="-", null=null) == ["first.wav", *expected]
 
 
