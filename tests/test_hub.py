@@ -369,6 +369,7 @@ def test_offline_never_asks(server: HubServer, files: dict[str, bytes]) -> None:
         (401, {"X-Error-Code": "RepoNotFound"}, "HF_TOKEN"),
         (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "token is not valid (HTTP 401)"),
         (403, {"X-Error-Code": "GatedRepo"}, "gated"),
+        (403, {"X-Error-Message": "Access to this resource is disabled."}, "has shut this model off (HTTP 403)"),
         (404, {"X-Error-Code": "RepoNotFound"}, "neither a folder here nor on the Hub"),
         (404, {"X-Error-Code": "RevisionNotFound"}, "has no revision 'main'"),
         (429, {"Retry-After": "3600"}, "`audiotag models pull org/tiny` in 3600 s"),

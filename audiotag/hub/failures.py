@@ -49,6 +49,8 @@ def explained(hub_id: HubId, error: Exception) -> HubError:
 
 def _meaning(hub_id: HubId, error: BaseException, status: int) -> str:
     kind = type(error).__name__
+    if kind == "DisabledRepoError":
+        return f"the Hub has shut this model off (HTTP {status}). Its page may say why; use another"
     if kind == "GatedRepoError" or status == 403:
         return (
             f"access is refused (HTTP {status}): the model is gated, or the token lacks a permission. "
