@@ -65,6 +65,12 @@ def test_list_shows_the_cached_model_with_its_revision_size_and_labels(server: H
     assert [line.split()[:3] for line in table[1:]] == [["default", "-", "-"], [ID, commit_of(server), "main"]]
 
 
+def test_what_was_pulled_is_told_where_another_model_fails(server: HubServer, run_audiotag: Run) -> None:
+    ran = run_audiotag("models", "pull", ID, "org/missing", "-f", "json", "-q")
+    assert (ran.code, [row["name"] for row in json.loads(ran.stdout)]) == (1, [ID])
+    assert ran.stderr.startswith("audiotag: error: org/missing: ")
+
+
 def test_list_passes_over_what_is_not_ours(server: HubServer, run_audiotag: Run) -> None:
     other = hub.hub_cache() / "models--org--other" / "snapshots" / ("0" * 40)
     other.mkdir(parents=True)

@@ -133,8 +133,13 @@ def pull_models(
     options.set_verbosity(quiet=quiet, verbose=False)
     engine = None if precision is None else EngineOptions(engine="onnx", device="cpu", precision=precision)  # type: ignore[arg-type]
     wanted = [_hub_id(text) for text in ids]
-    rows = [_row(pull(hub_id, engine=engine), [hub_id.revision]) for hub_id in wanted]
-    _show(rows, form, ("name", "revision", "labels", "bytes", "path"))
+    rows: list[dict[str, Any]] = []
+    try:
+        for hub_id in wanted:
+            rows.append(_row(pull(hub_id, engine=engine), [hub_id.revision]))
+    finally:
+        if rows:  # those before one that fails are here
+            _show(rows, form, ("name", "revision", "labels", "bytes", "path"))
 
 
 @models.command("rm")
