@@ -105,11 +105,14 @@ def machine_checks(model: str | None) -> Iterator[Check]:
 
 
 def _package(name: str, *, needed: bool) -> Check:
+    from importlib.metadata import version
+
     if find_spec(name) is None:
         return Check(name, "failed" if needed else "absent", f"not installed: {install_line(name)}")
     try:
         module = import_module(name)
-        return Check(name, "ok", str(getattr(module, "__version__", "installed")) + _libraries(name, module))
+        number = getattr(module, "__version__", None) or version(name)  # rich tells it in its distribution only
+        return Check(name, "ok", str(number) + _libraries(name, module))
     except (ImportError, OSError, RuntimeError, AttributeError) as error:  # what broken binary packages raise
         return Check(name, "failed", f"does not import: {type(error).__name__}: {error}")
 
