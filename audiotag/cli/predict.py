@@ -60,10 +60,10 @@ def predict(
     folder = resolve_model(model, update=update, offline=offline, engine=engine_options)
     check_labels(tag_options, folder)
     found = as_many_as_fit(name, at_least_one(find_inputs(inputs)))
-    from audiotag.tagger import Tagger
-
-    tagger = Tagger(folder, options=engine_options)
     with open_output(out) as output:
+        from audiotag.tagger import Tagger
+
+        tagger = Tagger(folder, options=engine_options)
         needs_header = FORMATS[name].has_header(asked=header)
         writer = open_writer(
             name, output, header=tagger.run_header(tag_options) if needs_header else {}, asked_for_header=header

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +53,27 @@ class Output:
             raise output_error(self.name, error) from error
 
 
+class _Replacing(Output):
+    """A file whose content stays until there is something to replace it with: a model may yet fail to open."""
+
+    _is_emptied = False
+
+    def write(self, data: bytes) -> int:
+        self.empty()
+        return super().write(data)
+
+    def empty(self) -> None:
+        """Throws away what it held before, once; a pipe or a device holds nothing."""
+        if not self._is_emptied and stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+            with self._explained():
+                self.file.truncate(0)
+        self._is_emptied = True
+
+
+def _open_as_it_is(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o666)
+
+
 def output_error(name: str | os.PathLike[str], error: OSError) -> OutputError:
     """What a failed write means, in one line."""
     way_out = "Free some space or choose another place"
@@ -64,7 +86,7 @@ def output_error(name: str | os.PathLike[str], error: OSError) -> OutputError:
 
 @contextmanager
 def open_output(path: Path | None) -> Iterator[Output]:
-    """The file at `path`, whose content is lost; stdout for None.
+    """The file at `path`, empty when the first byte is written or nothing is to be written; stdout for None.
 
     Raises:
         OutputError: it cannot be written.
@@ -73,12 +95,13 @@ def open_output(path: Path | None) -> Iterator[Output]:
         yield Output(sys.stdout.buffer, "stdout")
         return
     try:
-        file = open(path, "wb")  # noqa: SIM115 - closed below, where its failure is explained too
+        file = open(path, "wb", opener=_open_as_it_is)  # noqa: SIM115 - closed below, where its failure is explained too
     except OSError as error:
         raise output_error(path, error) from error
-    output = Output(file, str(path))
+    output = _Replacing(file, str(path))
     try:
         yield output
+        output.empty()
         output.flush()
     finally:
         _close(file)
