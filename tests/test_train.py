@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import shutil
 import subprocess
 import sys
@@ -274,6 +275,24 @@ def test_a_work_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) ->
     out = tmp_path / "file" / "model"
     with pytest.raises(OutputError, match=r"model\.training: cannot be written: Not a directory"), own_work_folder(out):
         pytest.fail("was made")
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_is_told_of_and_the_training_goes_on_later(
+    data: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, steps=2, validate_every=1)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_disk(_: Progress) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
+
+    try:
+        with pytest.raises(OutputError, match="cut: cannot be written: File too large"):
+            train_only(data, tmp_path / "cut", recipe, on_progress=fill_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    train_only(data, tmp_path / "cut", recipe, resume=True)
+    assert load_checkpoint(tmp_path / "cut" / LAST_CHECKPOINT)["step"] == 2
 
 
 def test_an_empty_fold_is_refused_before_training(data: Path, tmp_path: Path) -> None:
