@@ -7,7 +7,8 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -277,22 +278,31 @@ def test_a_work_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) ->
         pytest.fail("was made")
 
 
+@contextmanager
+def filled_disk() -> Iterator[Callable[[Progress], None]]:
+    """Gives what fills the disk at the first step that is reported; a limit of the size of files stands for it."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
 def test_a_disk_that_is_full_at_a_checkpoint_is_told_of_and_the_training_goes_on_later(
     data: Path, tmp_path: Path
 ) -> None:
     recipe = replace(RECIPE, steps=2, validate_every=1)
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill_disk(_: Progress) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
-
-    try:
-        with pytest.raises(OutputError, match="cut: cannot be written: File too large"):
-            train_only(data, tmp_path / "cut", recipe, on_progress=fill_disk)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    with filled_disk() as fill, pytest.raises(OutputError, match="cut: cannot be written: File too large"):
+        train_only(data, tmp_path / "cut", recipe, on_progress=fill)
     train_only(data, tmp_path / "cut", recipe, resume=True)
     assert load_checkpoint(tmp_path / "cut" / LAST_CHECKPOINT)["step"] == 2
+
+
+def test_a_disk_that_is_full_when_the_model_is_written_is_told_of_by_the_models_name(
+    data: Path, tmp_path: Path
+) -> None:
+    with filled_disk() as fill, pytest.raises(OutputError, match="model: cannot be written: File too large"):
+        train(data, tmp_path / "model", config=replace(RECIPE, steps=1), on_progress=fill)
 
 
 def test_an_empty_fold_is_refused_before_training(data: Path, tmp_path: Path) -> None:
