@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import resource
 import shutil
 import subprocess
@@ -109,6 +111,20 @@ def test_a_trained_model_tells_the_held_out_sounds_apart(trained: Path, data: Pa
 def test_evaluation_equals_the_figures_in_the_models_config(trained: Path, data: Path) -> None:
     clips = [clip for clip in read_dataset(data) if clip.fold == "1"]
     assert measured_on(clips, trained, "fp32").figures() == open_model_folder(trained).config.metrics["fp32"]
+
+
+def test_no_figures_of_an_int8_file_are_told_that_export_has_replaced(
+    trained: Path, data: Path, tmp_path: Path, run_audiotag: Callable[..., Ran]
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "model"))
+    before = open_model_folder(folder).config
+    assert run_audiotag("export", folder, "--int8", "--calibrate", data.parent).code == 0
+    config = open_model_folder(folder).config
+    assert config.metrics["fp32"] == before.metrics["fp32"]
+    assert '"int8' not in json.dumps(config.to_config_dict())
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"| macro mAP | {config.metrics['fp32']['macro_map']:.3f} (" in card
+    assert re.search(r"\| silence \| \d+ % \|  \|", card)
 
 
 def test_a_refit_learns_from_the_held_out_fold_and_keeps_the_figures(trained: Path, data: Path, tmp_path: Path) -> None:
