@@ -327,3 +327,18 @@ def test_a_clip_that_cannot_be_read_is_named_and_left_out_each_time(
         found = log_mels_of(clips, TINY_CONFIG.frontend, cache=tmp_path / "cache")
         assert [len(each) for each in found] == [101, 0]
         assert caplog.text.count("broken.wav: not decodable") == 1
+
+
+def test_a_clip_that_can_be_read_again_is_learnt_from_though_neither_its_size_nor_its_time_has_changed(
+    write_wav: Write, tmp_path: Path
+) -> None:
+    path = write_wav("data/x/a.wav", tone())
+    write_wav("data/x/b.wav", tone())
+    content, clips = path.read_bytes(), read_dataset(tmp_path / "data")
+    lengths = []
+    for now in (bytes(len(content)), content):  # as of a drive that failed, or permissions that were missing
+        path.write_bytes(now)
+        os.utime(path, (0, 0))
+        found = log_mels_of(clips, TINY_CONFIG.frontend, cache=tmp_path / "cache")
+        lengths.append([len(each) for each in found])
+    assert lengths == [[0, 101], [101, 101]]
