@@ -195,6 +195,13 @@ def test_labels_that_differ_only_by_case_are_refused(tmp_path: Path) -> None:
         choose_labels(read_dataset(tmp_path / "m.csv"), min_clips=1, min_groups=1)
 
 
+def test_labels_that_look_alike_but_are_written_with_other_characters_are_refused(tmp_path: Path) -> None:
+    composed, decomposed = "Caf\u00e9", "Cafe\u0301"  # as most systems write it, and as names of files on a Mac
+    (tmp_path / "m.csv").write_text(f"path,labels\na.wav,{composed}\nb.wav,{decomposed}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"differ only by how their accents are stored \(NFC or NFD\)\. Write them"):
+        choose_labels(read_dataset(tmp_path / "m.csv"), min_clips=1, min_groups=1)
+
+
 def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
     write_wav: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
