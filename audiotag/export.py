@@ -37,6 +37,7 @@ from audiotag.equalise import ready_for_int8
 from audiotag.errors import AudioError, DataError, ModelError
 from audiotag.frontend import WindowLogMel
 from audiotag.inputs import Input, find_inputs
+from audiotag.model_card import write_model_card
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, ModelFolder, write_configs
 from audiotag.network import AudioRepInceptionNeXt, Block, load_fused, save_fused
 from audiotag.windows import cut_windows
@@ -277,7 +278,8 @@ def _write_onnx(
 def export_folder(folder: ModelFolder, *, calibrate: Path | None = None) -> None:
     """Writes a model folder's `onnx/model.onnx` anew from its weights, and the int8 form with audio to calibrate on.
 
-    What another int8 file cost tells nothing about the new one, which is not the default until that is known.
+    The figures of another int8 file tell nothing about the new one, which is not the default until its own are known:
+    they are taken out of the configuration and the card.
 
     Raises:
         ModelError: the weights do not fit, or a file is not what it should be; then it is not written.
@@ -287,8 +289,22 @@ def export_folder(folder: ModelFolder, *, calibrate: Path | None = None) -> None
     calibration = None if calibrate is None else calibration_log_mels(calibrate, folder.config)
     if calibration is not None and folder.config.int8_map_loss is not None:
         logger.warning("%s: what the new int8 file costs is not known, so float32 is the default", folder.path)
-        write_configs(folder.path, replace(folder.config, int8_map_loss=None))
+        _forget_int8(folder)
     _write_onnx(folder.path, network, folder.config, calibration)
+
+
+def _forget_int8(folder: ModelFolder) -> None:
+    """Takes the figures of an int8 file out of the configuration, and out of the card that a training made of it."""
+    config = replace(folder.config, int8_map_loss=None, metrics=_without_int8(folder.config.metrics))
+    write_configs(folder.path, config)
+    if "fp32" in config.metrics:
+        write_model_card(folder.path, config)
+
+
+def _without_int8(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {name: _without_int8(value) for name, value in found.items() if name != "int8"}
+    return [_without_int8(each) for each in found] if isinstance(found, list) else found
 
 
 def verify_folder(folder: ModelFolder) -> float:

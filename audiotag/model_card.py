@@ -180,7 +180,7 @@ def figures_table(config: ModelConfig) -> list[str]:
     rows = [(name, cell(exact, key), cell(quantised, key)) for name, key in FIGURES if key in exact]
     rows += [
         (f"{each['name']}: right among its {len(each['labels'])} labels, {each['n_clips']} clips",
-         cell(each["fp32"], "top1"), cell(each["int8"], "top1"))
+         cell(each["fp32"], "top1"), cell(each.get("int8", {}), "top1"))
         for each in config.metrics.get("subsets", ())
     ]  # fmt: skip
     return ["| | float32 | int8 |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
@@ -214,9 +214,10 @@ def _outside(config: ModelConfig) -> list[str]:
     outside = config.metrics.get("outside", {})
     if "fp32" not in outside:
         return []
+    quantised = f" (int8: {100 * outside['int8']:.0f} %)" if "int8" in outside else ""
     return [f"{outside['n_clips']} of these clips have no label that the model knows; {100 * outside['fp32']:.0f} % of "
-            f"them (int8: {100 * outside['int8']:.0f} %) get a tag by default. Some of these tags are right: a label "
-            "that a clip lacks is not a checked negative.", ""]  # fmt: skip
+            f"them{quantised} get a tag by default. Some of these tags are right: a label that a clip lacks is not a "
+            "checked negative.", ""]  # fmt: skip
 
 
 def _negatives(config: ModelConfig) -> list[str]:
@@ -224,7 +225,11 @@ def _negatives(config: ModelConfig) -> list[str]:
     kinds = config.metrics.get("negatives", {})
     if not kinds:
         return []
-    rows = [f"| {kind} | {100 * each['fp32']:.0f} % | {100 * each['int8']:.0f} % |" for kind, each in kinds.items()]
+
+    def share(each: dict[str, float], precision: str) -> str:
+        return f"{100 * each[precision]:.0f} %" if precision in each else ""
+
+    rows = [f"| {kind} | {share(each, 'fp32')} | {share(each, 'int8')} |" for kind, each in kinds.items()]
     return ["Synthetic sounds in which there is nothing to name, and how many of them get a tag by default:", "",
             "| sound | float32 | int8 |", "|---|---|---|", *rows, ""]  # fmt: skip
 

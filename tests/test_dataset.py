@@ -195,6 +195,13 @@ def test_labels_that_differ_only_by_case_are_refused(tmp_path: Path) -> None:
         choose_labels(read_dataset(tmp_path / "m.csv"), min_clips=1, min_groups=1)
 
 
+def test_labels_that_look_alike_but_are_written_with_other_characters_are_refused(tmp_path: Path) -> None:
+    composed, decomposed = "Caf\u00e9", "Cafe\u0301"  # as most systems write it, and as names of files on a Mac
+    (tmp_path / "m.csv").write_text(f"path,labels\na.wav,{composed}\nb.wav,{decomposed}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"differ only by how their accents are stored \(NFC or NFD\)\. Write them"):
+        choose_labels(read_dataset(tmp_path / "m.csv"), min_clips=1, min_groups=1)
+
+
 def test_log_mels_are_computed_once_and_again_when_a_clip_changes(
     write_wav: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,3 +334,18 @@ def test_a_clip_that_cannot_be_read_is_named_and_left_out_each_time(
         found = log_mels_of(clips, TINY_CONFIG.frontend, cache=tmp_path / "cache")
         assert [len(each) for each in found] == [101, 0]
         assert caplog.text.count("broken.wav: not decodable") == 1
+
+
+def test_a_clip_that_can_be_read_again_is_learnt_from_though_neither_its_size_nor_its_time_has_changed(
+    write_wav: Write, tmp_path: Path
+) -> None:
+    path = write_wav("data/x/a.wav", tone())
+    write_wav("data/x/b.wav", tone())
+    content, clips = path.read_bytes(), read_dataset(tmp_path / "data")
+    lengths = []
+    for now in (bytes(len(content)), content):  # as of a drive that failed, or permissions that were missing
+        path.write_bytes(now)
+        os.utime(path, (0, 0))
+        found = log_mels_of(clips, TINY_CONFIG.frontend, cache=tmp_path / "cache")
+        lengths.append([len(each) for each in found])
+    assert lengths == [[0, 101], [101, 101]]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +111,20 @@ def test_a_trained_model_tells_the_held_out_sounds_apart(trained: Path, data: Pa
 def test_evaluation_equals_the_figures_in_the_models_config(trained: Path, data: Path) -> None:
     clips = [clip for clip in read_dataset(data) if clip.fold == "1"]
     assert measured_on(clips, trained, "fp32").figures() == open_model_folder(trained).config.metrics["fp32"]
+
+
+def test_no_figures_of_an_int8_file_are_told_that_export_has_replaced(
+    trained: Path, data: Path, tmp_path: Path, run_audiotag: Callable[..., Ran]
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "model"))
+    before = open_model_folder(folder).config
+    assert run_audiotag("export", folder, "--int8", "--calibrate", data.parent).code == 0
+    config = open_model_folder(folder).config
+    assert config.metrics["fp32"] == before.metrics["fp32"]
+    assert '"int8' not in json.dumps(config.to_config_dict())
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"| macro mAP | {config.metrics['fp32']['macro_map']:.3f} (" in card
+    assert re.search(r"\| silence \| \d+ % \|  \|", card)
 
 
 def test_a_refit_learns_from_the_held_out_fold_and_keeps_the_figures(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -274,6 +292,33 @@ def test_a_work_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) ->
     out = tmp_path / "file" / "model"
     with pytest.raises(OutputError, match=r"model\.training: cannot be written: Not a directory"), own_work_folder(out):
         pytest.fail("was made")
+
+
+@contextmanager
+def filled_disk() -> Iterator[Callable[[Progress], None]]:
+    """Gives what fills the disk at the first step that is reported; a limit of the size of files stands for it."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_is_told_of_and_the_training_goes_on_later(
+    data: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, steps=2, validate_every=1)
+    with filled_disk() as fill, pytest.raises(OutputError, match="cut: cannot be written: File too large"):
+        train_only(data, tmp_path / "cut", recipe, on_progress=fill)
+    train_only(data, tmp_path / "cut", recipe, resume=True)
+    assert load_checkpoint(tmp_path / "cut" / LAST_CHECKPOINT)["step"] == 2
+
+
+def test_a_disk_that_is_full_when_the_model_is_written_is_told_of_by_the_models_name(
+    data: Path, tmp_path: Path
+) -> None:
+    with filled_disk() as fill, pytest.raises(OutputError, match="model: cannot be written: File too large"):
+        train(data, tmp_path / "model", config=replace(RECIPE, steps=1), on_progress=fill)
 
 
 def test_an_empty_fold_is_refused_before_training(data: Path, tmp_path: Path) -> None:

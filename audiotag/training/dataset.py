@@ -12,6 +12,7 @@ import hashlib
 import io
 import logging
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -166,7 +167,7 @@ def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: 
     """The labels with enough clips from enough independent groups, in alphabetical order. The others are logged.
 
     Raises:
-        DataError: no label has enough, or two differ only by case.
+        DataError: no label has enough, or two differ only by case or by how Unicode stores their accents.
     """
     n_clips: Counter[str] = Counter()
     groups: defaultdict[str, set[str]] = defaultdict(set)
@@ -190,9 +191,14 @@ def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: 
 def _check_case(labels: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for label in labels:
-        other = seen.setdefault(label.casefold(), label)
+        other = seen.setdefault(_composed(label.casefold()), label)
         if other != label:
-            raise DataError(f"the labels {other!r} and {label!r} differ only by case. Write them alike")
+            how = "how their accents are stored (NFC or NFD)" if _composed(other) == _composed(label) else "case"
+            raise DataError(f"the labels {other!r} and {label!r} differ only by {how}. Write them alike")
+
+
+def _composed(label: str) -> str:
+    return unicodedata.normalize("NFC", label)
 
 
 def label_matrix(clips: Sequence[LabelledClip], labels: Sequence[str]) -> FloatArray:

@@ -16,6 +16,7 @@ from audiotag import __version__
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.engines import FloatArray
 from audiotag.export import write_weights
+from audiotag.journal import explained
 from audiotag.machine import core_count
 from audiotag.model_folder import write_configs
 from audiotag.network import AudioRepInceptionNeXt, fuse
@@ -55,8 +56,9 @@ def finish(
     groups = [clip.group for clip in held_out.clips]
     errors = calibration_errors(*scored, held_out.targets, groups=groups, prevalence=prevalence)
     fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
-    write_weights(out, fused, model, ranges_data(learning, model, config.seed))
-    write_credits(out, clips)
+    with explained(out):
+        write_weights(out, fused, model, ranges_data(learning, model, config.seed))
+        write_credits(out, clips)
     made = provenance(data, config, clips, step, n_unreadable=n_unreadable)
     if begun_with is not None:
         made["begun_with"] = begun_with

@@ -42,7 +42,7 @@ def log_mels_of(
     """The log-mel of every clip, `[frame, mel]` in float16, computed once and mapped from `cache` afterwards.
 
     With a `kind` of damage, of every clip after that damage. A clip that cannot be read is logged and comes back with
-    no frames.
+    no frames; once it can be, all are computed again.
 
     Raises:
         DataError: none of the clips can be read.
@@ -50,26 +50,31 @@ def log_mels_of(
     """
     stem = cache / f"log_mels-{_fingerprint(clips, frontend)}{f'-{kind}' if kind else ''}"
     index = stem.with_suffix(".npy")
-    was_there = index.exists()
-    if not was_there:
+    if not index.exists() or (kind is None and _reads_more_now(clips, np.load(index), frontend.sample_rate)):
         with explained(cache):
             _write_cache(clips, frontend, kind, stem, on_clip)
     ends = np.load(index)
-    if was_there and kind is None:
-        _name_unreadable(clips, ends)
     if not len(ends) or not ends[-1]:
         raise DataError("none of the clips could be read. The log names each and why")
     frames = np.memmap(stem.with_suffix(".f16"), dtype=np.float16, mode="r").reshape(-1, frontend.n_mels)
     return np.split(frames, ends[:-1])
 
 
-def _name_unreadable(clips: Sequence[LabelledClip], ends: npt.NDArray[np.intp]) -> None:
-    # The cache does not keep why; a clip that has changed since is not of this cache.
+def _reads_more_now(clips: Sequence[LabelledClip], ends: npt.NDArray[np.intp], sample_rate: int) -> bool:
+    """Whether a clip that the cache was made without can be read, as after a drive's failure; names them if none can.
+
+    A clip that has changed since is not of this cache, but one of which only the permissions have is.
+    """
+    reasons = []  # the cache does not keep why
     for clip in (clip for clip, n_frames in zip(clips, np.diff(ends, prepend=0), strict=True) if not n_frames):
         try:
-            read_audio(clip.path, duration=MAX_CLIP_SECONDS)
+            if len(read_audio(clip.path, sample_rate=sample_rate, duration=MAX_CLIP_SECONDS).samples):
+                return True
         except AudioError as error:
-            logger.warning("left out: %s", error)
+            reasons.append(str(error))
+    for reason in reasons:
+        logger.warning("left out: %s", reason)
+    return False
 
 
 def _fingerprint(clips: Sequence[LabelledClip], frontend: FrontEndConfig) -> str:

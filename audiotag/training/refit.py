@@ -15,6 +15,7 @@ from typing import Any
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.errors import DataError
 from audiotag.export import write_weights
+from audiotag.journal import explained
 from audiotag.model_folder import open_model_folder
 from audiotag.training.batches import Data, load, split
 from audiotag.training.calibration import fit_platt, fold_into_head
@@ -110,8 +111,9 @@ def _finish(
     prevalence = everything.targets.mean(axis=0)
     scored = window_logits(before, held_out.log_mels, model)
     fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
-    write_weights(out, fused, model, ranges_data(everything, model, recipe.seed))
-    write_credits(out, everything.clips)
+    with explained(out):
+        write_weights(out, fused, model, ranges_data(everything, model, recipe.seed))
+        write_credits(out, everything.clips)
     made = {
         **measured.provenance,
         **provenance(data, recipe, everything.clips, step, n_unreadable=everything.n_unreadable),

@@ -7,6 +7,7 @@ its dropout are drawn from generators seeded by (seed, step), so a resumed train
 from __future__ import annotations
 
 import copy
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from audiotag.config import ModelConfig, TrainConfig
 from audiotag.convert import CHECKPOINT_FORMAT
 from audiotag.engines import FloatArray
 from audiotag.errors import CheckpointError, DataError
+from audiotag.journal import explained
 from audiotag.model_folder import ModelFolder
 from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
 from audiotag.training.batches import BatchSource, Data
@@ -101,6 +103,7 @@ class Trainer:
             CheckpointError: `resume`, but the last checkpoint is missing, of another recipe, or began with other
                 weights.
             DataError: the loss is not finite.
+            OutputError: a checkpoint cannot be written.
         """
         if resume:
             self._load()
@@ -181,15 +184,17 @@ class Trainer:
         ))  # fmt: skip
 
     def _save(self, name: str) -> None:
-        unfinished = self.work / (name + ".partial")
+        whole, unfinished = io.BytesIO(), self.work / (name + ".partial")
         torch.save({
             "format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION,
             "model": self._described(), "recipe": comparable(self.config),
             "network": self.averaged.state_dict(),  # what is validated, fused and shipped
             "unaveraged": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
             "step": self.step, "best_map": self.best_map, "best_step": self.best_step, "begun_with": self.begun_with,
-        }, unfinished)  # fmt: skip
-        unfinished.replace(self.work / name)
+        }, whole)  # fmt: skip
+        with explained(self.work):  # torch would tell of a full disk as of an archive that is broken
+            unfinished.write_bytes(whole.getbuffer())
+            unfinished.replace(self.work / name)
 
     def _described(self) -> dict[str, Any]:
         return {"config": self.model.to_config_dict(), "preprocessor": self.model.to_preprocessor_dict()}
