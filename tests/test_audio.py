@@ -131,6 +131,18 @@ def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_audio(tmp_path / "clip.txt").samples, expected)
 
 
+def test_a_title_in_latin_1_is_no_reason_to_fail(tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Etude"
+        stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, RATE), dtype=np.int16), format="s16", layout="mono")
+        frame.sample_rate = RATE
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    path.write_bytes(path.read_bytes().replace(b"Etude", b"\xc9tude"))
+    assert len(read_audio(path).samples) == RATE
+
+
 def test_amr_is_read_at_its_eight_kilohertz(tmp_path: Path) -> None:
     waveform = read_audio(write_amr(tmp_path / "call.amr", 50))
     assert (waveform.sample_rate, len(waveform.samples)) == (8000, 50 * 160)
