@@ -388,6 +388,16 @@ def test_excerpts_of_a_long_file_are_reached_by_seeking(tmp_path: Path) -> None:
     assert [excerpt.shape for excerpt in excerpts] == [(1, 16000)] * 2
 
 
+@pytest.mark.parametrize("suffix", [".mp3", ".m4a"])
+def test_an_excerpt_soon_after_what_was_read_in_pieces_is_the_one_at_its_place(suffix: str, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / f"clip{suffix}", chirp(seconds=5, sample_rate=RATE), RATE)
+    starts = [0, 5 * RATE // 2]
+    excerpts = list(read_excerpts(path, sample_rate=RATE, starts=starts, n_samples=RATE))
+    whole = samples_of(path)
+    for start, excerpt in zip(starts, excerpts, strict=True):
+        np.testing.assert_allclose(excerpt, whole[:, start : start + RATE], atol=ROUNDING)
+
+
 # --- channels ---
 
 
