@@ -848,13 +848,15 @@ def test_a_second_damage_behind_the_start_ends_the_reading_with_a_warning(tmp_pa
     np.testing.assert_array_equal(excerpts[-1], whole[:, : 3 * RATE])
 
 
-def test_damage_in_the_middle_costs_only_its_packets(tmp_path: Path) -> None:
-    path = write_audio(tmp_path / "clip.mp3", noise(seconds=4, sample_rate=RATE), RATE)
+@pytest.mark.parametrize("suffix", [".mp3", ".m4a"])
+def test_damage_in_the_middle_costs_only_its_packets_and_is_told(suffix: str, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / f"clip{suffix}", noise(seconds=4, sample_rate=RATE), RATE)
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 400] = bytes(400)
     path.write_bytes(content)
     assert samples_of(path).shape[1] > 3.5 * RATE
+    assert str(warning_of(path)).startswith("has damaged packets, which were left out (")
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 3e38])
