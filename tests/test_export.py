@@ -185,6 +185,8 @@ def test_a_new_int8_file_is_not_the_default_by_what_the_old_one_cost(
     folder: Path, sounds: Path, tiny_config: ModelConfig, run_audiotag: Run
 ) -> None:
     write_configs(folder, replace(tiny_config, int8_map_loss=0.1))
+    run_audiotag("export", folder)
+    assert open_model_folder(folder).config.int8_map_loss == 0.1, "there is no new int8 file"
     ran = run_audiotag("export", folder, "--int8", "--calibrate", sounds)
     assert (ran.code, open_model_folder(folder).config.int8_map_loss) == (0, None)
     assert "what the new int8 file costs is not known, so float32 is the default" in ran.stderr
