@@ -131,6 +131,18 @@ def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_audio(tmp_path / "clip.txt").samples, expected)
 
 
+def test_a_title_in_latin_1_is_no_reason_to_fail(tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Etude"
+        stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, RATE), dtype=np.int16), format="s16", layout="mono")
+        frame.sample_rate = RATE
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    path.write_bytes(path.read_bytes().replace(b"Etude", b"\xc9tude"))
+    assert len(read_audio(path).samples) == RATE
+
+
 def test_amr_is_read_at_its_eight_kilohertz(tmp_path: Path) -> None:
     waveform = read_audio(write_amr(tmp_path / "call.amr", 50))
     assert (waveform.sample_rate, len(waveform.samples)) == (8000, 50 * 160)
@@ -374,6 +386,16 @@ def test_excerpts_of_a_long_file_are_reached_by_seeking(tmp_path: Path) -> None:
     assert probe(path).duration == 86400
     excerpts = list(read_excerpts(path, sample_rate=16000, starts=[0, 16000 * 86000], n_samples=16000))
     assert [excerpt.shape for excerpt in excerpts] == [(1, 16000)] * 2
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".m4a"])
+def test_an_excerpt_soon_after_what_was_read_in_pieces_is_the_one_at_its_place(suffix: str, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / f"clip{suffix}", chirp(seconds=5, sample_rate=RATE), RATE)
+    starts = [0, 5 * RATE // 2]
+    excerpts = list(read_excerpts(path, sample_rate=RATE, starts=starts, n_samples=RATE))
+    whole = samples_of(path)
+    for start, excerpt in zip(starts, excerpts, strict=True):
+        np.testing.assert_allclose(excerpt, whole[:, start : start + RATE], atol=ROUNDING)
 
 
 # --- channels ---
@@ -826,13 +848,15 @@ def test_a_second_damage_behind_the_start_ends_the_reading_with_a_warning(tmp_pa
     np.testing.assert_array_equal(excerpts[-1], whole[:, : 3 * RATE])
 
 
-def test_damage_in_the_middle_costs_only_its_packets(tmp_path: Path) -> None:
-    path = write_audio(tmp_path / "clip.mp3", noise(seconds=4, sample_rate=RATE), RATE)
+@pytest.mark.parametrize("suffix", [".mp3", ".m4a"])
+def test_damage_in_the_middle_costs_only_its_packets_and_is_told(suffix: str, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / f"clip{suffix}", noise(seconds=4, sample_rate=RATE), RATE)
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 400] = bytes(400)
     path.write_bytes(content)
     assert samples_of(path).shape[1] > 3.5 * RATE
+    assert str(warning_of(path)).startswith("has damaged packets, which were left out (")
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 3e38])

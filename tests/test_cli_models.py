@@ -195,6 +195,11 @@ def test_every_command_that_takes_update_and_offline_hands_both_on(command: str,
     assert "update and offline: contradict each other" in ran.stderr
 
 
+def test_doctor_looks_at_a_model_and_downloads_nothing(server: HubServer, run_audiotag: Run) -> None:
+    assert f"{ID}: is not in the cache" in run_audiotag("doctor", "--model", ID).stdout
+    assert server.requests == []
+
+
 def test_rm_needs_yes_where_nobody_can_be_asked(
     server: HubServer, run_audiotag: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from audiotag.config import ModelConfig
 from audiotag.convert import convert, read_checkpoint, read_labels
 from audiotag.errors import CheckpointError, OutputError, UsageError
 from audiotag.export import verify_folder
-from audiotag.model_folder import ONNX, ONNX_INT8, open_model_folder
+from audiotag.model_folder import CONFIG, ONNX, ONNX_INT8, open_model_folder
 from audiotag.network import load_fused
 from audiotag.published import DATASETS, known_labels
 
@@ -237,6 +237,19 @@ def test_overwrite_replaces_a_model_and_nothing_else(nsynth: Path, tmp_path: Pat
     (tmp_path / "precious" / "thesis.txt").touch()
     with pytest.raises(OutputError, match="is no model folder"):
         convert(nsynth, tmp_path / "precious", overwrite=True)
+
+
+def test_a_model_stays_where_the_one_that_replaces_it_cannot_take_its_place(
+    nsynth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / CONFIG).write_text("of the model before")
+    # As if another program removed what is written before it gets its name.
+    monkeypatch.setattr("audiotag.convert.writing._write_folder", lambda folder, *_: folder.rmdir())
+    with pytest.raises(OutputError, match=r"model: cannot be written: No such file or directory\. Choose another"):
+        convert(nsynth, out, overwrite=True)
+    assert (os.listdir(tmp_path), (out / CONFIG).read_text()) == (["model"], "of the model before")
 
 
 @pytest.mark.parametrize("text", ["{names}", "index,name\n{rows}"])

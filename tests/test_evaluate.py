@@ -547,8 +547,12 @@ def test_an_output_on_top_of_the_data_or_of_the_other_output_is_refused(
     assert files() == before
 
 
-def test_clips_that_all_cannot_be_read_are_an_error(run_audiotag: RunAudiotag, data: Path, tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("path,labels\nbroken.wav,Dog\nmissing.wav,Dog\n")
-    ran = run_audiotag("evaluate", "m.csv", "-q")
+def test_clips_that_all_cannot_be_read_or_hold_no_sound_are_an_error(
+    run_audiotag: RunAudiotag, data: Path, tmp_path: Path, write_wav: WriteWav
+) -> None:
+    write_wav("empty.wav", np.zeros(0))
+    (tmp_path / "m.csv").write_text("path,labels\nbroken.wav,Dog\nmissing.wav,Dog\nempty.wav,Dog\n")
+    ran = run_audiotag("evaluate", "m.csv")
     assert ran.code == 1
     assert "none of the clips could be read" in ran.stderr
+    assert "empty.wav: holds no sound\n" in ran.stderr

@@ -168,18 +168,25 @@ def test_a_place_that_cannot_be_written_is_one_line(folder: Path, run_audiotag: 
     assert "model.partial: Is a directory. Check that it is there and may be used" in ran.stderr
 
 
-def test_int8_weights_are_quantised_channel_by_channel(folder: Path, sounds: Path, run_audiotag: Run) -> None:
+def test_int8_weights_have_7_bits_and_a_scale_for_each_channel_and_those_of_the_float_nodes_stay_as_they_are(
+    folder: Path, sounds: Path, run_audiotag: Run
+) -> None:
     run_audiotag("export", folder, "--int8", "--calibrate", sounds)
-    graph = onnx.load(folder / ONNX_INT8).graph
-    scales = [weight for weight in graph.initializer if weight.name.endswith("time.weight_scale")]
+    weights = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(folder / ONNX_INT8).graph.initializer}
+    scales = [weight for name, weight in weights.items() if name.endswith("time.weight_scale")]
     assert scales
-    assert all(weight.dims[0] > 1 for weight in scales)
+    assert all(len(weight) > 1 for weight in scales)
+    quantised = [weight for weight in weights.values() if weight.dtype == np.int8 and weight.ndim == 4]
+    assert max(int(np.abs(weight).max()) for weight in quantised) <= 64, "8 bits overflow on CPUs without VNNI"
+    assert {"stem.weight", "stages.0.0.reduce.weight", "head.weight"} <= set(weights)
 
 
 def test_a_new_int8_file_is_not_the_default_by_what_the_old_one_cost(
     folder: Path, sounds: Path, tiny_config: ModelConfig, run_audiotag: Run
 ) -> None:
     write_configs(folder, replace(tiny_config, int8_map_loss=0.1))
+    run_audiotag("export", folder)
+    assert open_model_folder(folder).config.int8_map_loss == 0.1, "there is no new int8 file"
     ran = run_audiotag("export", folder, "--int8", "--calibrate", sounds)
     assert (ran.code, open_model_folder(folder).config.int8_map_loss) == (0, None)
     assert "what the new int8 file costs is not known, so float32 is the default" in ran.stderr

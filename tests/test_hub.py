@@ -211,7 +211,7 @@ def test_where_a_gpu_may_be_used_both_that_and_the_cpu_get_their_file(
     server.publish(ID, files)
     monkeypatch.setattr("audiotag.hub.files.has_gpu", lambda: True)
     monkeypatch.setattr("audiotag.hub.files.find_spec", lambda name: has_torch or None)
-    folder = resolve_model(ID, engine=EngineOptions())
+    folder = resolve_model(ID)
     assert {name for name in BYTES if folder.has(name)} == expected
 
 
@@ -653,6 +653,16 @@ def test_two_processes_may_export_the_same_model_at_once(
 
     monkeypatch.setattr("audiotag.export.export_folder", export_while_another_does)
     assert [resolve_model(ID, engine=CPU).file(ONNX).stat().st_ino] == of_the_other, "which may be reading it"
+
+
+def test_a_place_where_no_export_can_be_kept_is_one_line(
+    server: HubServer, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.publish(ID, {name: content for name, content in files.items() if not name.startswith("onnx")})
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setenv("AUDIOTAG_CACHE", str(tmp_path / "taken"))
+    with pytest.raises(ModelError, match=r"cannot be written: Not a directory\. Set AUDIOTAG_CACHE to another folder$"):
+        resolve_model(ID, engine=CPU)
 
 
 def test_missing_onnx_without_torch_says_what_to_install(

@@ -327,9 +327,15 @@ def test_what_another_run_wrote_after_the_first_look_is_kept(out: Path) -> None:
     assert (out.read_bytes(), left_beside(out)) == (before, {provenance_path(out).name})
 
 
-def test_an_output_that_is_being_written_is_not_overwritten(out: Path) -> None:
+@pytest.mark.parametrize("mode", ["new", "overwrite", "resume"])
+def test_an_output_that_is_being_written_is_refused_before_a_model_is_opened(tmp_path: Path, mode: Mode) -> None:
+    out = tmp_path / "out.csv"
     with closing(open_file(out, "new")), pytest.raises(OutputError, match="another run is writing it"):
-        check_output(out, "overwrite")
+        check_output(out, mode)
+
+
+def test_what_a_run_left_unfinished_may_be_overwritten(out: Path) -> None:
+    interrupt(out, INPUTS, after=1, mode="new")
     check_output(out, "overwrite")
 
 

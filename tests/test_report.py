@@ -181,11 +181,16 @@ def test_without_sound_there_is_none(write_wav: WriteWav, tiny_config: Any) -> N
     assert shown.picture
 
 
-def test_a_file_that_is_gone_by_then_is_told_in_its_place(tmp_path: Path, tiny_config: Any) -> None:
-    excerpt = Excerpt(path="a.wav", start=0.0, end=1.0, events=(Event(label="Dog", start=0, end=1, score=1),))
-    ((_, shown),) = render([excerpt], {"a.wav": tmp_path / "gone.wav"}, tiny_config.frontend)
+@pytest.mark.parametrize("name", ["gone.wav", "shorter.wav"])
+def test_a_file_that_is_gone_or_shorter_by_then_is_told_in_its_place(
+    tmp_path: Path, write_wav: WriteWav, tiny_config: Any, name: str
+) -> None:
+    write_wav("shorter.wav", np.zeros(16000))
+    excerpt = Excerpt(path="a.wav", start=2.0, end=3.0, events=(Event(label="Dog", start=2, end=3, score=1),))
+    ((_, shown),) = render([excerpt], {"a.wav": tmp_path / name}, tiny_config.frontend)
     assert shown.error is not None
-    page = Page("".join(page_of([clip("a.wav", [(0, 1, 1)])], [(excerpt, shown)], header=HEADER, n_excerpts=(1, 1))))
+    page = Page("".join(page_of([clip("a.wav", [(2, 3, 1)])], [(excerpt, shown)], header=HEADER, n_excerpts=(1, 1))))
+    assert [figure["data-seconds"] for figure, _ in page.all("figure")] == ["1.000"]
     assert page.all("img") == page.all("audio") == []
     assert any("cannot be read any more" in text for attributes, text in page.all("span"))
 

@@ -69,7 +69,7 @@ class SoundFileDecoder:
         use_descriptor = isinstance(self._file, io.FileIO) and os.name != "nt"
         try:
             self._sound = _ForwardSoundFile(self._file.fileno() if use_descriptor else self._file, closefd=False)
-        except (soundfile.SoundFileError, OSError) as error:
+        except soundfile.SoundFileError as error:
             raise NotDecodable(_soundfile_reason(error)) from error
         self.position = 0
         self._pending: FloatArray | None = None
@@ -188,7 +188,7 @@ class SoundFileDecoder:
             return
         try:
             self._sound.seek(target)
-        except (soundfile.SoundFileError, OSError):
+        except soundfile.SoundFileError:
             # A damaged file: libsndfile does not find the place, but reading on from the beginning does.
             self._sound.close()
             self._open()
@@ -210,7 +210,7 @@ class SoundFileDecoder:
             self._file.close()
 
 
-def _soundfile_reason(error: Exception) -> str:
+def _soundfile_reason(error: soundfile.SoundFileError) -> str:
     text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
     return text.strip().removeprefix("Error : ").rstrip(".") or "damaged"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -121,11 +120,9 @@ def quoted_rows(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _state_before(name: str, began_ns: int) -> tuple[int | None, int | None]:
-    """Size and time of change of a file as inputs have them, or what no input has if it is newer."""
+    """Size and time of change of a file as inputs have them (a pipe's never count), or what none has if it is newer."""
     try:
         found = os.stat(name)
     except (OSError, ValueError):
-        return None, None
-    if not stat.S_ISREG(found.st_mode):
         return None, None
     return (found.st_size, found.st_mtime_ns) if found.st_mtime_ns < began_ns else (-1, -1)

@@ -45,10 +45,10 @@ def check_output(path: Path, mode: Mode) -> None:
         raise OutputError(f"{path}: its folder may not be written to. Choose another place")
     if side_path(path).is_symlink():  # as none that we made
         raise OutputError(f"{side_path(path)}: is a link, whose target would be overwritten. Remove it")
-    if mode == "overwrite" and journal_path(path).exists():
+    if journal_path(path).exists():
         open_locked(journal_path(path), path).close()
-    if mode == "new" and journal_path(path).exists():
-        raise OutputError(f"{path}: holds an unfinished run. Go on with --resume, or begin anew with --overwrite")
+        if mode == "new":
+            raise OutputError(f"{path}: holds an unfinished run. Go on with --resume, or begin anew with --overwrite")
     if mode == "new":
         refuse_existing(path)
 
