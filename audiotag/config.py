@@ -269,7 +269,7 @@ class TrainConfig:
     min_groups: int = 8  # independent groups a label needs
     steps: int = 8000  # optimiser steps
     batch_size: int = 64  # windows
-    learning_rate: float = 3e-3  # peak, AdamW
+    learning_rate: float = 3e-3  # peak, of AdamW; that of Muon follows it
     weight_decay: float = 0.05  # on weights of two or more dimensions
     warmup_steps: int = 300  # linear; a cosine falls to 0 after it
     restart_step: int = 5000  # where a second cosine begins, from half the peak; 0 or no step left: there is none

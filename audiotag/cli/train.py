@@ -42,7 +42,7 @@ def train(
     steps: Annotated[int, typer.Option(metavar="N", help="Optimiser steps.", min=1)] = RECIPE.steps,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Windows in a step.", min=2)] = RECIPE.batch_size,
     learning_rate: Annotated[
-        float, typer.Option(metavar="X", help="Peak learning rate of AdamW.")
+        float, typer.Option(metavar="X", help="Peak learning rate of AdamW; that of Muon follows it.")
     ] = RECIPE.learning_rate,
     warmup_steps: Annotated[
         int, typer.Option(metavar="N", help="Steps of linear warm-up.", min=1)
@@ -111,7 +111,9 @@ def refit(
     data: options.Data,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
     steps: Annotated[int, typer.Option(metavar="N", help="Optimiser steps.", min=1)] = 2000,
-    learning_rate: Annotated[float, typer.Option(metavar="X", help="Peak learning rate of AdamW.", min=1e-9)] = 1e-3,
+    learning_rate: Annotated[
+        float, typer.Option(metavar="X", help="Peak learning rate of AdamW; that of Muon follows it.", min=1e-9)
+    ] = 1e-3,
     cache: options.LogMelCache = None,
     resume: options.ResumeTraining = False,
     quiet: options.Quiet = False,

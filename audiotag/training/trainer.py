@@ -32,6 +32,7 @@ from audiotag.training.calibration import pooled_scores
 from audiotag.training.checkpoint import CHECKPOINT_VERSION, comparable, load_checkpoint
 from audiotag.training.matrix_forward import training_logits
 from audiotag.training.metrics import hit_rate, macro_map
+from audiotag.training.optimiser import Optimiser, normalise
 from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT
 from audiotag.training.start import start_from
 from audiotag.training.validation import window_logits
@@ -77,10 +78,11 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.network = AudioRepInceptionNeXt(model.network)
         initialise(self.network)
+        normalise(self.network)
         _start_from_frequencies(self.network, learning.targets)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.network).eval()
-        self.optimiser = _optimiser(self.network, config)
+        self.optimiser = Optimiser(self.network, config)
         self.batches = BatchSource(learning, model, config)
         self.step, self.best_map, self.best_step = 0, 0.0, 0
 
@@ -88,12 +90,14 @@ class Trainer:
         """Takes what a finished model has learnt instead of random weights; raises what `start_from` does."""
         log_mels, _ = self.batches.batch(0)
         start_from(self.network, self.model.labels, source, self._to_device(log_mels))
+        normalise(self.network)
         self.averaged.load_state_dict(self.network.state_dict())
 
     def go_on_from(self, weights: dict[str, Tensor]) -> None:
         """Takes the weights of another training of the same network."""
         self.network.load_state_dict(weights)
-        self.averaged.load_state_dict(weights)
+        normalise(self.network)
+        self.averaged.load_state_dict(self.network.state_dict())
 
     def run(self, *, resume: bool) -> None:
         """Takes the steps that are left.
@@ -127,19 +131,15 @@ class Trainer:
                 return
 
     def _learn(self, log_mels: FloatArray, targets: FloatArray) -> float:
-        rate = learning_rate(self.step, self.config)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
         self.network.train()
         torch.manual_seed(_seed_of_step(self.config.seed, self.step))  # for dropout
         # Matrix products are the quickest on a CPU; a GPU has kernels for the convolutions themselves.
         forward = self.network if self.device == "cuda" else partial(training_logits, self.network)
         logits = forward(self._to_device(log_mels))
         loss = self._loss(logits, torch.from_numpy(targets).to(self.device))
-        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), MOST_GRADIENT)
-        self.optimiser.step()
+        self.optimiser.step(learning_rate(self.step, self.config))
         self._average()
         return loss.item()
 
@@ -229,13 +229,6 @@ def _start_from_frequencies(network: AudioRepInceptionNeXt, targets: FloatArray)
 def _state(network: AudioRepInceptionNeXt) -> tuple[list[Tensor], list[Tensor]]:
     """Weights and running statistics, without what is counted."""
     return list(network.parameters()), [value for value in network.buffers() if value.dtype.is_floating_point]
-
-
-def _optimiser(network: AudioRepInceptionNeXt, config: TrainConfig) -> torch.optim.Optimizer:
-    decayed = [p for p in network.parameters() if p.ndim >= 2]
-    plain = [p for p in network.parameters() if p.ndim < 2]  # BatchNorm and biases
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def _seed_of_step(seed: int, step: int) -> int:
