@@ -37,6 +37,7 @@ from audiotag.equalise import ready_for_int8
 from audiotag.errors import AudioError, DataError, ModelError
 from audiotag.frontend import WindowLogMel
 from audiotag.inputs import Input, find_inputs
+from audiotag.journal import explained
 from audiotag.model_card import write_model_card
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, ModelFolder, write_configs
 from audiotag.network import AudioRepInceptionNeXt, Block, load_fused, save_fused
@@ -284,13 +285,15 @@ def export_folder(folder: ModelFolder, *, calibrate: Path | None = None) -> None
     Raises:
         ModelError: the weights do not fit, or a file is not what it should be; then it is not written.
         DataError: `calibrate` holds no audio.
+        OutputError: the folder cannot be written to.
     """
     network = load_fused(folder.file(WEIGHTS), folder.config.network)
     calibration = None if calibrate is None else calibration_log_mels(calibrate, folder.config)
-    if calibration is not None and folder.config.int8_map_loss is not None:
-        logger.warning("%s: what the new int8 file costs is not known, so float32 is the default", folder.path)
-        _forget_int8(folder)
-    _write_onnx(folder.path, network, folder.config, calibration)
+    with explained(folder.path):
+        if calibration is not None and folder.config.int8_map_loss is not None:
+            logger.warning("%s: what the new int8 file costs is not known, so float32 is the default", folder.path)
+            _forget_int8(folder)
+        _write_onnx(folder.path, network, folder.config, calibration)
 
 
 def _forget_int8(folder: ModelFolder) -> None:

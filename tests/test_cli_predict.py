@@ -120,7 +120,7 @@ def test_another_file_that_exists_is_overwritten(run_audiotag: RunAudiotag, writ
     assert "old" not in Path("tags.csv").read_text()
 
 
-def test_a_model_that_does_not_open_leaves_earlier_results_alone(
+def test_a_model_that_does_not_open_leaves_earlier_results_alone_and_no_empty_file(
     run_audiotag: RunAudiotag, write_wav: WriteWav, tiny_model_folder: Path
 ) -> None:
     Path("tags.csv").write_text("old")
@@ -128,6 +128,8 @@ def test_a_model_that_does_not_open_leaves_earlier_results_alone(
     Path("broken", ONNX).write_bytes(b"no graph")
     ran = run_audiotag("predict", write_wav("a.wav", tone()), "-o", "tags.csv", "--model", "broken")
     assert (ran.code, Path("tags.csv").read_text()) == (1, "old")
+    assert run_audiotag("predict", "a.wav", "-o", "new.csv", "--model", "broken").code == 1
+    assert not Path("new.csv").exists()
 
 
 def test_windows_start_duration_and_channels_reach_the_result(run_audiotag: RunAudiotag, write_wav: WriteWav) -> None:

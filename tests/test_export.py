@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import re
 import shutil
@@ -20,11 +21,12 @@ import torch
 from conftest import TINY_RATE, Ran, chirp, make_tiny_network, noise, siren, tone
 
 from audiotag.config import ModelConfig, NetworkConfig
-from audiotag.errors import DataError, ModelError
+from audiotag.errors import DataError, ModelError, OutputError
 from audiotag.export import (
     FP32_TOLERANCE,
     N_CALIBRATION_WINDOWS,
     calibration_log_mels,
+    export_folder,
     export_onnx,
     quantise_int8,
     verify_folder,
@@ -93,6 +95,17 @@ def test_a_file_that_is_another_network_is_not_verified(tiny_network: Any, tmp_p
         fused.head.bias += 10.0
     with pytest.raises(ModelError, match="differ from torch's"):
         verify_onnx(fused, tmp_path / "model.onnx", n_frames=40, n_mels=16)
+
+
+def test_a_disk_that_is_full_is_told_of_by_the_folders_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OutputError, match=r"model: cannot be written: No space left on device\. Free some space"):
+        export_folder(open_model_folder(folder))
 
 
 def test_weights_that_are_no_numbers_leave_no_file(tiny_network: Any, tmp_path: Path) -> None:

@@ -389,6 +389,14 @@ def test_a_pipe_or_a_device_is_no_output(tmp_path: Path, mode: Mode) -> None:
         check_output(tmp_path / "pipe.csv", mode)
 
 
+def test_a_name_too_long_for_what_lies_beside_it_is_told_before_anything_is_tagged(tmp_path: Path) -> None:
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX") - len(".run.json.partial")
+    check_output(tmp_path / ("a" * longest), "new")
+    write_beside(provenance_path(tmp_path / ("a" * longest)), lambda output: output.write(b"{}"))
+    with pytest.raises(OutputError, match=r"too long a name for \.run\.json\.partial to be added\. Choose a shorter"):
+        check_output(tmp_path / ("a" * (longest + 1)), "new")
+
+
 def test_a_file_that_exists_needs_a_decision(out: Path) -> None:
     out.write_text("precious")
     with pytest.raises(OutputError, match=r"exists\. Choose another name, or replace it with --overwrite"):

@@ -137,6 +137,11 @@ def lines_of(pieces: Iterator[bytes]) -> Iterator[bytes]:
     assert not rest, "records end with a newline"
 
 
+def partial_path(path: Path) -> Path:
+    """The name of a file until it is whole."""
+    return path.with_name(path.name + ".partial")
+
+
 def write_beside(
     path: Path, write: Callable[[Output], object], *, before_replacing: Callable[[int, int], None] | None = None
 ) -> tuple[int, int]:
@@ -145,7 +150,7 @@ def write_beside(
     Raises:
         OutputError: it cannot be written, or another run is just doing so.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_path(path)
     file = open_locked(partial, path)
     try:
         with explained(path):

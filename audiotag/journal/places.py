@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from audiotag.errors import OutputError
-from audiotag.journal.disk import open_locked, write_beside
+from audiotag.journal.disk import open_locked, partial_path, write_beside
 
 Mode = Literal["new", "overwrite", "resume"]
 
@@ -43,6 +44,7 @@ def check_output(path: Path, mode: Mode) -> None:
         raise OutputError(f"{path}: there is no folder {path.parent}. Make it first")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path}: its folder may not be written to. Choose another place")
+    _check_name(path)
     if side_path(path).is_symlink():  # as none that we made
         raise OutputError(f"{side_path(path)}: is a link, whose target would be overwritten. Remove it")
     if journal_path(path).exists():
@@ -51,6 +53,16 @@ def check_output(path: Path, mode: Mode) -> None:
             raise OutputError(f"{path}: holds an unfinished run. Go on with --resume, or begin anew with --overwrite")
     if mode == "new":
         refuse_existing(path)
+
+
+def _check_name(path: Path) -> None:
+    longest = partial_path(provenance_path(path))
+    try:
+        os.lstat(longest)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            added = longest.name.removeprefix(path.name)
+            raise OutputError(f"{path}: is too long a name for {added} to be added. Choose a shorter one") from error
 
 
 def refuse_existing(path: Path) -> None:

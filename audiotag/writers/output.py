@@ -56,7 +56,7 @@ class Output:
 class _Replacing(Output):
     """A file whose content stays until there is something to replace it with: a model may yet fail to open."""
 
-    _is_emptied = False
+    is_emptied = False
 
     def write(self, data: bytes) -> int:
         self.empty()
@@ -64,10 +64,10 @@ class _Replacing(Output):
 
     def empty(self) -> None:
         """Throws away what it held before, once; a pipe or a device holds nothing."""
-        if not self._is_emptied and stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+        if not self.is_emptied and stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
             with self._explained():
                 self.file.truncate(0)
-        self._is_emptied = True
+        self.is_emptied = True
 
 
 def _open_as_it_is(path: str, flags: int) -> int:
@@ -88,12 +88,15 @@ def output_error(name: str | os.PathLike[str], error: OSError) -> OutputError:
 def open_output(path: Path | None) -> Iterator[Output]:
     """The file at `path`, empty when the first byte is written or nothing is to be written; stdout for None.
 
+    A new file that nothing was written to goes away again when an error ends the block.
+
     Raises:
         OutputError: it cannot be written.
     """
     if path is None:
         yield Output(sys.stdout.buffer, "stdout")
         return
+    was_there = os.path.lexists(path)
     try:
         file = open(path, "wb", opener=_open_as_it_is)  # noqa: SIM115 - closed below, where its failure is explained too
     except OSError as error:
@@ -105,6 +108,9 @@ def open_output(path: Path | None) -> Iterator[Output]:
         output.flush()
     finally:
         _close(file)
+        if not (was_there or output.is_emptied):
+            with suppress(OSError):
+                path.unlink()
 
 
 def _close(file: BinaryIO) -> None:
