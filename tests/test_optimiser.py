@@ -47,10 +47,11 @@ def test_an_orthogonal_step_goes_as_far_along_every_direction(shape: tuple[int, 
 
 def test_normalising_changes_no_output() -> None:
     network = _network().eval()
+    network.stem.norm.running_var.fill_(1e-7)  # a constant channel: less than what a BatchNorm adds to its variance
     log_mels = torch.randn(2, 1, 64, 32)
     before = network(log_mels)
     normalise(network)
-    assert torch.allclose(network(log_mels), before, atol=1e-3 * before.abs().max().item())
+    assert torch.allclose(network(log_mels), before, atol=1e-5 * before.abs().max().item())
     weight = network.stages[1][0].expand.conv.weight
     assert weight.norm().item() == pytest.approx(len(weight) ** 0.5)
 

@@ -95,10 +95,12 @@ def orthogonal(matrix: Tensor) -> Tensor:
 def normalise(network: AudioRepInceptionNeXt) -> None:
     """Gives the weights that Muon trains their norm; the BatchNorms behind them keep the output as it is."""
     for part in _mixing(network):
-        scale = _scale(part.conv.weight)
+        scale, variance = _scale(part.conv.weight), cast(Tensor, part.norm.running_var)
+        part.norm.weight.div_(torch.sqrt(variance + part.norm.eps))
         part.conv.weight.mul_(scale)
         cast(Tensor, part.norm.running_mean).mul_(scale)
-        cast(Tensor, part.norm.running_var).mul_(scale.square())
+        variance.mul_(scale.square())
+        part.norm.weight.mul_(torch.sqrt(variance + part.norm.eps) / scale)
 
 
 def _mixing(network: nn.Module) -> list[ConvNorm]:
