@@ -37,11 +37,11 @@ from audiotag.equalise import ready_for_int8
 from audiotag.errors import AudioError, DataError, ModelError
 from audiotag.frontend import WindowLogMel
 from audiotag.inputs import Input, find_inputs
-from audiotag.journal import explained
 from audiotag.model_card import write_model_card
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, ModelFolder, write_configs
 from audiotag.network import AudioRepInceptionNeXt, Block, load_fused, save_fused
 from audiotag.windows import cut_windows
+from audiotag.writers import output_error
 
 logger = logging.getLogger(__name__)
 
@@ -289,11 +289,13 @@ def export_folder(folder: ModelFolder, *, calibrate: Path | None = None) -> None
     """
     network = load_fused(folder.file(WEIGHTS), folder.config.network)
     calibration = None if calibrate is None else calibration_log_mels(calibrate, folder.config)
-    with explained(folder.path):
+    try:
         if calibration is not None and folder.config.int8_map_loss is not None:
             logger.warning("%s: what the new int8 file costs is not known, so float32 is the default", folder.path)
             _forget_int8(folder)
         _write_onnx(folder.path, network, folder.config, calibration)
+    except OSError as error:
+        raise output_error(error.filename or folder.path, error) from error
 
 
 def _forget_int8(folder: ModelFolder) -> None:

@@ -178,7 +178,7 @@ def test_a_place_that_cannot_be_written_is_one_line(folder: Path, run_audiotag: 
     (folder / "onnx" / "model.partial").mkdir(parents=True)
     ran = run_audiotag("export", folder)
     assert (ran.code, ran.stderr.count("\n")) == (1, 1)
-    assert "model.partial: Is a directory. Check that it is there and may be used" in ran.stderr
+    assert "model.partial: cannot be written: Is a directory. Choose a place where you may write" in ran.stderr
 
 
 def test_int8_weights_have_7_bits_and_a_scale_for_each_channel_and_those_of_the_float_nodes_stay_as_they_are(
