@@ -11,7 +11,7 @@ from audiotag.config import TrainConfig
 from audiotag.convert import CHECKPOINT_FORMAT, load_archive
 from audiotag.errors import CheckpointError
 
-CHECKPOINT_VERSION = 2  # goes up when what a checkpoint holds changes
+CHECKPOINT_VERSION = 3  # goes up when what a checkpoint holds changes
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

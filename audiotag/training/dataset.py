@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import logging
 import os
 import unicodedata
@@ -161,6 +162,12 @@ def _credit(row: dict[str, str]) -> Credit:
 def _hashed_fold(group: str) -> str:
     digest = hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest()
     return str(1 + digest[0] % HASHED_FOLDS)
+
+
+def digest_of(clips: Iterable[LabelledClip]) -> str:
+    """What tells data sets apart: fold, group and labels of every clip, in any order, wherever the files lie."""
+    rows = sorted([clip.fold, clip.group, *sorted(clip.labels)] for clip in clips)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: int) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from audiotag.training.batches import Data, load, split
 from audiotag.training.calibration import fit_platt, fold_into_head
 from audiotag.training.checkpoint import load_checkpoint, recipe_of
 from audiotag.training.credits import write_credits
-from audiotag.training.dataset import LabelledClip, choose_labels, read_dataset
+from audiotag.training.dataset import LabelledClip, choose_labels, digest_of, read_dataset
 from audiotag.training.figures import measure_negatives
 from audiotag.training.finish import fused_checkpoint, provenance, ranges_data
 from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT, has_checkpoint, own_work_folder, work_folder
@@ -65,8 +65,12 @@ def refit(
     model = _as_trained(measured, recipe)
     with own_work_folder(out) as work:
         everything = load(clips, model, recipe, cache=cache or work, on_clip=on_clip)
+        best = load_checkpoint(work_folder(source) / BEST_CHECKPOINT)
+        if best["clips"] != digest_of(everything.clips):
+            raise DataError(f"{data}: has other clips than {source} was trained on, or other labels, folds or groups "
+                            "of them. Refit on the data that it was trained on")  # fmt: skip
         trainer = Trainer(model, recipe, everything, None, work, on_progress)
-        trainer.go_on_from(load_checkpoint(work_folder(source) / BEST_CHECKPOINT)["network"])
+        trainer.go_on_from(best["network"])
         trainer.run(resume=resume and has_checkpoint(out))
         made = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
         return _finish(source, out, data, everything, measured, made)

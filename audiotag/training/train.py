@@ -43,7 +43,8 @@ def train(
         DataError: the data cannot be used, a group is in the held-out fold and in others, a label has nothing to learn
             from, the held-out fold has nothing to measure on, no model is as large as `config` says, `start` is a
             network of another shape, or the loss is not finite.
-        CheckpointError: `resume`, but the checkpoint is of another recipe, or began with another `start`.
+        CheckpointError: `resume`, but the checkpoint is of another recipe or other clips, or began with another
+            `start`.
         ModelError: the weights of `start` cannot be read.
         OutputError: another training is writing `out`, or it cannot be written.
     """

@@ -30,6 +30,7 @@ from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
 from audiotag.training.batches import BatchSource, Data
 from audiotag.training.calibration import pooled_scores
 from audiotag.training.checkpoint import CHECKPOINT_VERSION, comparable, load_checkpoint
+from audiotag.training.dataset import digest_of
 from audiotag.training.matrix_forward import training_logits
 from audiotag.training.metrics import hit_rate, macro_map
 from audiotag.training.optimiser import Optimiser, normalise
@@ -73,6 +74,7 @@ class Trainer:
         self._start = start  # a finished model to begin with
         self.begun_with = None if start is None else {"name": start.name, "sha256": start.sha256}
         self.held_out = held_out
+        self._digest = digest_of((*learning.clips, *(held_out.clips if held_out is not None else ())))
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.set_flush_denormal(True)
         torch.manual_seed(config.seed)
@@ -104,8 +106,8 @@ class Trainer:
 
         Raises:
             ModelError: the weights to begin with cannot be read.
-            CheckpointError: `resume`, but the last checkpoint is missing, of another recipe, or began with other
-                weights.
+            CheckpointError: `resume`, but the last checkpoint is missing, of another recipe or other clips, or began
+                with other weights.
             DataError: the loss is not finite.
             OutputError: a checkpoint cannot be written.
         """
@@ -187,7 +189,7 @@ class Trainer:
         whole, unfinished = io.BytesIO(), self.work / (name + ".partial")
         torch.save({
             "format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION,
-            "model": self._described(), "recipe": comparable(self.config),
+            "model": self._described(), "recipe": comparable(self.config), "clips": self._digest,
             "network": self.averaged.state_dict(),  # what is validated, fused and shipped
             "unaveraged": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
             "step": self.step, "best_map": self.best_map, "best_step": self.best_step, "begun_with": self.begun_with,
@@ -205,6 +207,9 @@ class Trainer:
         recipe = comparable(TrainConfig()) | saved["recipe"]  # what a newer version added was at its default
         if recipe != comparable(self.config) or saved["model"] != self._described():
             raise CheckpointError(f"{path}: is of another recipe or other data. Train into another folder")
+        if saved["clips"] != self._digest:
+            way = "Bring them back, or train into another folder"
+            raise CheckpointError(f"{path}: is of other clips, or of clips with other labels, folds or groups. {way}")
         begun_with = saved.get("begun_with")
         if _sha256(begun_with) != _sha256(self.begun_with):
             way = f"Give --from the model {begun_with['name']!r} again" if begun_with else "Leave out --from"
