@@ -76,7 +76,7 @@ def measure(
         top1=hit_rate(scores, targets, k=1), top1_interval=_top1_interval(scores, targets, groups, n_resamples),
         top5=hit_rate(scores, targets, k=5),
         ece=expected_calibration_error(*of_heard), threshold=best.threshold, micro_f1=best.f1,
-        at_defaults=_at_defaults(scores, targets, heard, model), 
+        at_defaults=_at_defaults(scores, targets, heard, model),
         among=_choose(scores, targets, groups, among, model, n_resamples),
         per_label=per_label,
         unknown_labels=tuple(sorted({label for clip in clips for label in clip.labels} - set(model.labels))),
