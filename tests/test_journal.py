@@ -123,13 +123,45 @@ def test_an_output_that_lost_its_end_in_a_power_cut_is_mended(out: Path, tmp_pat
     assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
 
 
-def test_bytes_that_a_power_cut_left_as_zeros_are_written_again(out: Path, tmp_path: Path) -> None:
+def test_bytes_that_a_power_cut_left_as_zeros_are_written_again(
+    out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     interrupt(out, INPUTS, after=4, mode="new")
     work = out if out.exists() else side_path(out)
     data = work.read_bytes()
     work.write_bytes(data[:-20] + bytes(20))
     assert finish(out, INPUTS) == ["d.wav", "e.wav", "f.wav"]
+    assert [each.message for each in caplog.records] == [
+        f"{out}: results of 1 inputs are not as written; those are done again"
+    ]
     assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
+    interrupt(out, INPUTS, after=4, mode="overwrite")
+    work.write_bytes(bytes(len(data)))
+    finish(out, INPUTS)
+    assert out.read_bytes() == whole(tmp_path, out.suffix[1:])
+
+
+def test_an_unfinished_output_that_another_program_saved_is_not_thrown_away(tmp_path: Path) -> None:
+    out = tmp_path / "tags.csv"
+    interrupt(out, INPUTS, after=4, mode="new")
+    saved = out.read_bytes().replace(b"\n", b"\r\n")  # as a spreadsheet does
+    out.write_bytes(saved)
+    with pytest.raises(OutputError, match=r"tags\.csv: was changed by another program while it was unfinished\. Keep"):
+        finish(out, INPUTS)
+    assert out.read_bytes() == saved
+    assert journal_path(out).exists()
+    finish(out, INPUTS, "overwrite")
+    assert out.read_bytes() == whole(tmp_path, "csv")
+
+
+def test_an_output_that_another_version_began_is_not_thrown_away(out: Path) -> None:
+    interrupt(out, INPUTS, after=4, mode="new")
+    journal, work = journal_path(out).read_bytes(), out if out.exists() else side_path(out)
+    before = work.read_bytes()
+    journal_path(out).write_bytes(journal.replace(b'{"audiotag_journal": 1', b'{"audiotag_journal": 2', 1))
+    with pytest.raises(OutputError, match="was begun by another version of audiotag"):
+        finish(out, INPUTS)
+    assert work.read_bytes() == before
 
 
 @pytest.mark.parametrize("n_bytes", [0, 1, 50, 400, 450, 600])

@@ -115,15 +115,22 @@ class JournaledFile:
         self._journal.seek(0)
         lines = whole_lines(self._journal)
         _, was = next(lines, (0, None))
-        if was is None or was.get("audiotag_journal") != VERSION or not self._work_path.exists():
+        if was is None or not self._work_path.exists():
             return 0, 0
+        if was["audiotag_journal"] != VERSION:
+            raise OutputError(f"{self.path}: was begun by another version of audiotag. "
+                              "Resume with that, or begin anew with --overwrite")  # fmt: skip
         refuse_changes(was, self._fingerprint, self.path)
         self._fingerprint = was
         with open(self._work_path, "rb") as work:
             head = self._head()
-            if work.read(len(head)) != head:
+            found = work.read(len(head))
+            if found == head:
+                return self._read_entries(lines, work, len(head))
+            if head.startswith(found.rstrip(b"\0")):  # a power cut kept the rest from the disk
                 return 0, 0
-            return self._read_entries(lines, work, len(head))
+            raise OutputError(f"{self._work_path}: was changed by another program while it was unfinished. "
+                              "Keep that under another name, or begin anew with --overwrite")  # fmt: skip
 
     def _read_entries(
         self, lines: Iterator[tuple[int, dict[str, Any]]], work: BinaryIO, head_end: int
@@ -141,11 +148,14 @@ class JournaledFile:
         return end, self._journal.seek(0, os.SEEK_END)
 
     def _drop_torn(self, work: BinaryIO) -> None:
-        """Forgets entries whose bytes a power cut kept from the disk."""
+        """Forgets entries whose bytes a power cut kept from the disk, or another program changed."""
+        n_before = len(self._index)
         for key, begin in list(self._index.items()):
             entry = self._entry_at(begin)
             if crc_of(work, entry.begin, entry.end) != entry.crc32:
                 del self._index[key]
+        if n_torn := n_before - len(self._index):
+            logger.warning("%s: results of %d inputs are not as written; those are done again", self.path, n_torn)
 
     def _entry_at(self, begin: int) -> Entry:
         # A handle of its own: the decode threads ask for entries, one at a time, while the caller appends.
