@@ -276,20 +276,21 @@ CHANGES = pytest.mark.parametrize("change", [("low2.wav,low,1", "low2.wav,low,2"
                                   ids=["another fold", "one less", "another label"])  # fmt: skip
 
 
-def with_change(data: Path, manifest: Path, change: tuple[str, str]) -> Path:
-    """The data under another manifest, with a line of it changed."""
-    rows = re.sub("(?m)^(?=.*wav)", f"{data.parent}/", data.read_text().replace(*change))
+def changed_copy(data: Path, folder: Path, change: tuple[str, str]) -> Path:
+    """The data in another folder, with a line of their manifest changed."""
+    manifest = Path(shutil.copytree(data.parent, folder)) / data.name
     assert change[0] in data.read_text()
-    manifest.write_text(rows)
+    manifest.write_text(data.read_text().replace(*change))
     return manifest
 
 
 @CHANGES
 def test_resuming_on_other_clips_is_refused(data: Path, tmp_path: Path, change: tuple[str, str]) -> None:
     recipe = replace(RECIPE, steps=4, validate_every=4, damage_probability=0.0)
-    train_only(with_change(data, tmp_path / "1.csv", ("", "")), tmp_path / "work", recipe)
+    train_only(data, tmp_path / "work", recipe)
+    changed = changed_copy(data, tmp_path / "data", change)
     with pytest.raises(CheckpointError, match="is of other clips, or of clips with other labels, folds or groups"):
-        train_only(with_change(data, tmp_path / "2.csv", change), tmp_path / "work", recipe, resume=True)
+        train_only(changed, tmp_path / "work", recipe, resume=True)
 
 
 def test_resuming_does_not_ask_for_the_order_of_the_clips_nor_their_place(data: Path, tmp_path: Path) -> None:
@@ -306,9 +307,7 @@ def test_resuming_does_not_ask_for_the_order_of_the_clips_nor_their_place(data: 
 def test_a_refit_on_other_clips_is_refused(
     trained: Path, data: Path, tmp_path: Path, change: tuple[str, str]
 ) -> None:
-    changed = tmp_path / "data" / data.name
-    shutil.copytree(data.parent, changed.parent)
-    changed.write_text(data.read_text().replace(*change))
+    changed = changed_copy(data, tmp_path / "data", change)
     with pytest.raises(DataError, match=r"has other clips than .* was trained on, or other labels, folds or groups"):
         refit(trained, changed, tmp_path / "out", steps=1, learning_rate=1e-4)
     assert not (tmp_path / "out").exists()
