@@ -267,12 +267,12 @@ class TrainConfig:
     fold: str = "2"  # held out for validation
     min_clips: int = 20  # a label needs to be learnt
     min_groups: int = 8  # independent groups a label needs
-    steps: int = 8000  # optimiser steps
+    auxiliary_min_clips: int = 3  # of a label that has not enough, to be taught beside those that do; 0: none is
+    steps: int = 5500  # optimiser steps
     batch_size: int = 64  # windows
-    learning_rate: float = 3e-3  # peak, of AdamW; that of Muon follows it
+    learning_rate: float = 6e-3  # peak, of AdamW; that of Muon follows it
     weight_decay: float = 0.05  # on weights of two or more dimensions
     warmup_steps: int = 300  # linear; a cosine falls to 0 after it
-    restart_step: int = 5000  # where a second cosine begins, from half the peak; 0 or no step left: there is none
     mixup_probability: float = 0.4  # share of windows that get a second clip and its labels
     damage_probability: float = 0.4  # share of clips that went through a codec, a telephone, a room or another speed
     negatives: float = 0.08  # share of windows that hold only synthetic noise, tones or silence

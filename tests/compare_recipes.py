@@ -65,6 +65,7 @@ TABLES = {
         Variant("no codecs, rooms and speeds", {"damage_probability": 0.0}),
         Variant("windows anywhere, also where a clip is silent", without="active_frames"),
         Variant("unknown labels taught as absent", without="unknown_labels"),
+        Variant("no labels but the model's", {"auxiliary_min_clips": 0}),
     ),
 }
 

@@ -181,7 +181,7 @@ def test_labels_need_clips_and_independent_groups(tmp_path: Path, caplog: pytest
     assert choose_labels(clips, min_clips=1, min_groups=1) == ("Many", "Rare", "Same")
     assert not caplog.records
     assert choose_labels(clips, min_clips=3, min_groups=1) == ("Many", "Same")
-    assert caplog.messages == ["labels without 3 clips of 1 groups are not learnt: 'Rare'"]
+    assert caplog.messages == ["labels without 3 clips of 1 groups are not in the model: 'Rare'"]
     assert choose_labels(clips, min_clips=3, min_groups=2) == ("Many",)
     assert caplog.messages[1].endswith(": 'Rare', 'Same'")
     assert label_matrix(clips, ("Rare", "Many")).tolist() == [[1, 1], [1, 1], [0, 1], [0, 1], [0, 1], [0, 1]]

@@ -35,7 +35,7 @@ from audiotag.training.damage import KINDS
 from audiotag.training.dataset import LabelledClip, read_dataset
 from audiotag.training.evaluation import Evaluation
 from audiotag.training.measuring import measure
-from audiotag.training.places import LAST_CHECKPOINT, own_work_folder, work_folder
+from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT, own_work_folder, work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.refit import refit
 from audiotag.training.scoring import score_clips
@@ -46,14 +46,14 @@ from audiotag.training.validation import cut
 RECIPE = TrainConfig(
     width=4, depths=(1, 1, 1, 1), steps=90, batch_size=12, validate_every=30, warmup_steps=5, learning_rate=5e-3,
     min_clips=3, min_groups=1, fold="1", ema_decay=0.9, mixup_probability=0.2, dropout=0.0, label_smoothing=0.0,
-    negatives=0.0, damage_probability=0.2, n_frames=45,
+    negatives=0.0, damage_probability=0.2, n_frames=45, auxiliary_min_clips=2,
 )  # fmt: skip
 RATE = 16000
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three kinds of sound that nobody confuses, eight clips of each."""
+    """Three kinds of sound that nobody confuses, eight clips of each; two have a label that is too rare."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     time = np.arange(RATE) / RATE
@@ -71,7 +71,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, make in (("low", low), ("high", high), ("hiss", hiss)):
         for index in range(8):
             soundfile.write(folder / f"{name}{index}.wav", 0.4 * make(index), RATE)
-            rows.append(f"{name}{index}.wav,{name},{1 + index % 2}")
+            rare = ";chirp" if name == "high" and index < 2 else ""
+            rows.append(f"{name}{index}.wav,{name}{rare},{1 + index % 2}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     return folder / "manifest.csv"
 
@@ -139,6 +140,12 @@ def test_a_refit_learns_from_the_held_out_fold_and_keeps_the_figures(trained: Pa
     before, after = (measured_on(clips, folder, "int8") for folder in (trained, tmp_path / "final"))
     assert after.macro_map > 0.95
     assert after.ece != before.ece  # other weights
+    learnt, gone_on = (
+        load_checkpoint(work_folder(folder) / name)["auxiliary"]
+        for folder, name in ((trained, BEST_CHECKPOINT), (tmp_path / "final", LAST_CHECKPOINT))
+    )
+    assert learnt["head.weight"].shape == (1, 32)  # the chirp
+    torch.testing.assert_close(gone_on, learnt, rtol=0, atol=1e-3)
 
 
 def test_a_refit_hears_as_the_measured_model_does_whatever_the_recipe_is_now(
@@ -169,6 +176,16 @@ def test_a_refit_model_is_not_refitted_again_nor_on_other_data(trained: Path, da
     refit(trained, data, tmp_path / "final", steps=1, learning_rate=1e-4, resume=True)  # nothing is there yet
     with pytest.raises(DataError, match="all folds already"):
         refit(tmp_path / "final", data, tmp_path / "again", steps=1, learning_rate=1e-4)
+
+
+def test_a_model_that_another_version_trained_is_not_refitted(trained: Path, data: Path, tmp_path: Path) -> None:
+    older = Path(shutil.copytree(trained, tmp_path / "older"))
+    config = json.loads((older / "config.json").read_text(encoding="utf-8"))
+    config["provenance"]["recipe"]["restart_step"] = 0
+    (older / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"its recipe: unknown key 'restart_step'\. Go on with the version"):
+        refit(older, data, tmp_path / "out", steps=1, learning_rate=1e-4)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_training_that_begins_with_a_model_knows_what_it_knew(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -209,8 +226,9 @@ def test_a_network_of_another_shape_is_no_beginning(trained: Path, data: Path, t
         capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 1
-    assert run.stderr == (f"audiotag: error: {trained.name}: its width is 4, that of the network to train 8. "
-                          "Make them alike\n")
+    *warnings, error = run.stderr.splitlines()
+    assert warnings == ["audiotag: warning: labels without 3 clips of 1 groups are not in the model: 'chirp'"]
+    assert error == f"audiotag: error: {trained.name}: its width is 4, that of the network to train 8. Make them alike"
 
 
 def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(data: Path, tmp_path: Path) -> None:
@@ -222,7 +240,9 @@ def test_a_resumed_training_ends_with_the_same_weights_to_the_bit(data: Path, tm
     train_only(data, tmp_path / "cut", recipe, resume=True)
     whole, cut = (load_checkpoint(tmp_path / name / LAST_CHECKPOINT) for name in ("whole", "cut"))
     assert whole["step"] == cut["step"] == 8
-    assert all(torch.equal(whole["network"][name], cut["network"][name]) for name in whole["network"])
+    for part in ("network", "auxiliary", "unaveraged"):
+        assert whole[part].keys() == cut[part].keys() != set()
+        assert all(torch.equal(whole[part][name], cut[part][name]) for name in whole[part]), part
 
 
 def test_a_training_that_ended_at_any_time_can_be_gone_on_with_and_a_finished_one_is_kept(
@@ -524,17 +544,11 @@ def test_what_is_not_known_of_a_window_teaches_nothing_and_the_rest_asks_for_no_
     assert loss.item() == pytest.approx(-np.sum(wanted * np.log(scores) + (1 - wanted) * np.log(1 - scores)) / 2)
 
 
-def test_the_learning_rate_falls_to_nothing_and_after_a_restart_once_more_from_half_its_peak() -> None:
-    recipe = replace(RECIPE, steps=100, restart_step=60, warmup_steps=10, learning_rate=1.0)
-    rates = [learning_rate(step, recipe) for step in range(100)]
-    once = [learning_rate(step, replace(recipe, steps=60, restart_step=0)) for step in range(60)]
-    assert rates[:60] == once
-    assert np.argmax(rates) == 9
-    assert max(rates) == 1
-    assert np.argmax(rates[60:]) == 9
-    assert max(rates[60:]) == 0.5
-    assert max(rates[59], rates[99]) < 0.01
-    assert [learning_rate(step, replace(recipe, steps=60)) for step in range(60)] == once, "none where no step is left"
+def test_the_learning_rate_rises_evenly_and_then_falls_along_a_cosine_to_nothing() -> None:
+    recipe = replace(RECIPE, steps=110, warmup_steps=10, learning_rate=2.0)
+    rates = np.array([learning_rate(step, recipe) for step in range(110)])
+    np.testing.assert_allclose(rates[:10], 0.2 * np.arange(1, 11))
+    np.testing.assert_allclose(rates[10:], 1 + np.cos(np.pi * np.arange(100) / 100), atol=1e-12)
 
 
 def test_early_stopping_ends_when_validation_gets_no_better(data: Path, tmp_path: Path) -> None:

@@ -47,10 +47,6 @@ def train(
     warmup_steps: Annotated[
         int, typer.Option(metavar="N", help="Steps of linear warm-up.", min=1)
     ] = RECIPE.warmup_steps,
-    restart_step: Annotated[
-        int,
-        typer.Option(metavar="N", help="Step where the learning rate rises to half its peak; 0 for never.", min=0),
-    ] = RECIPE.restart_step,
     mixup_probability: Annotated[
         float, typer.Option(metavar="X", help="Share of windows with a second clip mixed in.")
     ] = RECIPE.mixup_probability,
@@ -110,10 +106,10 @@ def refit(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder that `audiotag train` has made.")],
     data: options.Data,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model folder to write.")],
-    steps: Annotated[int, typer.Option(metavar="N", help="Optimiser steps.", min=1)] = 2000,
+    steps: Annotated[int, typer.Option(metavar="N", help="Optimiser steps.", min=1)] = 1500,
     learning_rate: Annotated[
         float, typer.Option(metavar="X", help="Peak learning rate of AdamW; that of Muon follows it.", min=1e-9)
-    ] = 1e-3,
+    ] = 2e-3,
     cache: options.LogMelCache = None,
     resume: options.ResumeTraining = False,
     quiet: options.Quiet = False,

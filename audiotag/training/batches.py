@@ -122,13 +122,16 @@ def check_learnt(clips: Iterable[LabelledClip], labels: Sequence[str], fold: str
 
 
 class BatchSource:
-    """Augmented batches, each drawn from its own generator and made one step ahead on another thread."""
+    """Augmented batches, each drawn from its own generator and made one step ahead on another thread.
 
-    def __init__(self, data: Data, model: ModelConfig, config: TrainConfig) -> None:
+    Their targets are those of the labels `taught`, the model's among them.
+    """
+
+    def __init__(self, data: Data, model: ModelConfig, config: TrainConfig, *, taught: tuple[str, ...]) -> None:
         self._data, self._model, self._config = data, model, config
         self._cumulative = np.cumsum(_sampling_weights(data.targets))
-        unknown = unknown_labels(data.clips, model.labels)
-        self._targets = np.where(unknown, np.float32(np.nan), data.targets)
+        unknown = unknown_labels(data.clips, taught)
+        self._targets = np.where(unknown, np.float32(np.nan), label_matrix(data.clips, taught))
         self._negatives = self._make_negatives()
         self._active: dict[tuple[int | None, int], npt.NDArray[np.intp]] = {}
 

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from audiotag.config import TrainConfig
+from audiotag.config import TrainConfig, record_from_dict
 from audiotag.convert import CHECKPOINT_FORMAT, load_archive
 from audiotag.errors import CheckpointError
 
-CHECKPOINT_VERSION = 3  # goes up when what a checkpoint holds changes
+CHECKPOINT_VERSION = 4  # goes up when what a checkpoint holds changes
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -34,9 +34,14 @@ def comparable(config: TrainConfig) -> dict[str, Any]:
     return recipe
 
 
-def recipe_of(values: dict[str, Any]) -> TrainConfig:
-    """The recipe that `comparable` has turned into JSON values; what a newer version added is at its default."""
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    return TrainConfig(**fields)
+def recipe_of(values: dict[str, Any], *, where: Path) -> TrainConfig:
+    """The recipe that `comparable` has turned into JSON values; what a newer version added is at its default.
+
+    Raises:
+        CheckpointError: this version does not know a part of it; the message begins with `where`.
+    """
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return record_from_dict(TrainConfig, fields, where=f"{where}: its recipe")
+    except ValueError as error:
+        raise CheckpointError(f"{error}. Go on with the version of audiotag that trained it, or train again") from error

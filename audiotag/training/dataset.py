@@ -191,7 +191,7 @@ def choose_labels(clips: Iterable[LabelledClip], *, min_clips: int, min_groups: 
     left_out = sorted(n_clips.keys() - labels)
     if left_out:
         names = listed(left_out, show=repr)
-        logger.warning("labels without %d clips of %d groups are not learnt: %s", min_clips, min_groups, names)
+        logger.warning("labels without %d clips of %d groups are not in the model: %s", min_clips, min_groups, names)
     return labels
 
 

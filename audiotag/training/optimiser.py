@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from audiotag.config import TrainConfig
 from audiotag.network import AudioRepInceptionNeXt, ConvNorm
 
-MUON_RATE = 10.0  # learning rate of Muon over AdamW's
+MUON_RATE = 5.0  # learning rate of Muon over AdamW's
 MOMENTUM = 0.9
 # Of the polynomial a x + b x^3 + c x^5 that brings singular values close to 1 (Jordan et al., see `Muon`).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)

@@ -52,16 +52,17 @@ def refit(
 
     Raises:
         ModelError: `source` is not a model folder.
-        CheckpointError: there is no checkpoint beside it; or `resume`, and the one of `out` is of another recipe.
+        CheckpointError: there is no checkpoint beside it, or another version of audiotag made it; or `resume`, and the
+            one of `out` is of another recipe.
         DataError: `source` was not trained on these data.
         OutputError: another training is writing `out`, or it cannot be written.
     """
     measured = _measured(source)
-    clips = _same_clips(data, source, measured)
+    learnt_by = recipe_of(measured.provenance["recipe"], where=source)
+    clips = _same_clips(data, source, measured, learnt_by)
     recipe = replace(
-        recipe_of(measured.provenance["recipe"]), fold=NO_FOLD, patience=0, steps=steps, learning_rate=learning_rate,
-        warmup_steps=WARMUP_STEPS, restart_step=0,
-    )  # fmt: skip
+        learnt_by, fold=NO_FOLD, patience=0, steps=steps, learning_rate=learning_rate, warmup_steps=WARMUP_STEPS
+    )
     model = _as_trained(measured, recipe)
     with own_work_folder(out) as work:
         everything = load(clips, model, recipe, cache=cache or work, on_clip=on_clip)
@@ -70,10 +71,10 @@ def refit(
             raise DataError(f"{data}: has other clips than {source} was trained on, or other labels, folds or groups "
                             "of them. Refit on the data that it was trained on")  # fmt: skip
         trainer = Trainer(model, recipe, everything, None, work, on_progress)
-        trainer.go_on_from(best["network"])
+        trainer.go_on_from(best)
         trainer.run(resume=resume and has_checkpoint(out))
         made = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
-        return _finish(source, out, data, everything, measured, made)
+        return _finish(source, out, data, everything, measured, learnt_by, made)
 
 
 def _measured(source: Path) -> ModelConfig:
@@ -85,8 +86,7 @@ def _measured(source: Path) -> ModelConfig:
     return measured
 
 
-def _same_clips(data: Path, source: Path, measured: ModelConfig) -> tuple[LabelledClip, ...]:
-    recipe = recipe_of(measured.provenance["recipe"])
+def _same_clips(data: Path, source: Path, measured: ModelConfig, recipe: TrainConfig) -> tuple[LabelledClip, ...]:
     clips = read_dataset(data)
     if choose_labels(clips, min_clips=recipe.min_clips, min_groups=recipe.min_groups) != measured.labels:
         raise DataError(f"{data}: gives other labels than {source} has. Refit on the data that it was trained on")
@@ -104,10 +104,10 @@ def _finish(
     data: Path,
     everything: Data,
     measured: ModelConfig,
+    recipe: TrainConfig,
     refit: dict[str, Any],
 ) -> ModelConfig:
-    """Calibrates the new weights as the measured ones were, on clips that those had not learnt from."""
-    recipe = recipe_of(measured.provenance["recipe"])
+    """Calibrates the new weights as the measured ones were by `recipe`, on clips that those had not learnt from."""
     model = _as_trained(measured, recipe)
     before, step = fused_checkpoint(work_folder(source) / BEST_CHECKPOINT, model)
     fused, _ = fused_checkpoint(work_folder(out) / LAST_CHECKPOINT, model)

@@ -10,7 +10,7 @@ import copy
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ from audiotag.errors import CheckpointError, DataError
 from audiotag.journal import explained
 from audiotag.model_folder import ModelFolder
 from audiotag.network import AudioRepInceptionNeXt, fuse, initialise
+from audiotag.training.auxiliary import join_outputs, split_outputs, taught_labels
 from audiotag.training.batches import BatchSource, Data
 from audiotag.training.calibration import pooled_scores
 from audiotag.training.checkpoint import CHECKPOINT_VERSION, comparable, load_checkpoint
-from audiotag.training.dataset import digest_of
+from audiotag.training.dataset import digest_of, label_matrix
 from audiotag.training.matrix_forward import training_logits
 from audiotag.training.metrics import hit_rate, macro_map
 from audiotag.training.optimiser import Optimiser, normalise
@@ -74,30 +75,32 @@ class Trainer:
         self._start = start  # a finished model to begin with
         self.begun_with = None if start is None else {"name": start.name, "sha256": start.sha256}
         self.held_out = held_out
-        self._digest = digest_of((*learning.clips, *(held_out.clips if held_out is not None else ())))
+        clips = (*learning.clips, *(held_out.clips if held_out is not None else ()))
+        self._digest = digest_of(clips)
+        self._taught = taught_labels(clips, model.labels, min_clips=config.auxiliary_min_clips)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.set_flush_denormal(True)
         torch.manual_seed(config.seed)
-        self.network = AudioRepInceptionNeXt(model.network)
+        self.network = AudioRepInceptionNeXt(replace(model.network, n_labels=len(self._taught)))
         initialise(self.network)
         normalise(self.network)
-        _start_from_frequencies(self.network, learning.targets)
+        _start_from_frequencies(self.network, label_matrix(learning.clips, self._taught))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.network).eval()
         self.optimiser = Optimiser(self.network, config)
-        self.batches = BatchSource(learning, model, config)
+        self.batches = BatchSource(learning, model, config, taught=self._taught)
         self.step, self.best_map, self.best_step = 0, 0.0, 0
 
     def _begin_with(self, source: ModelFolder) -> None:
         """Takes what a finished model has learnt instead of random weights; raises what `start_from` does."""
         log_mels, _ = self.batches.batch(0)
-        start_from(self.network, self.model.labels, source, self._to_device(log_mels))
+        start_from(self.network, self._taught, source, self._to_device(log_mels))
         normalise(self.network)
         self.averaged.load_state_dict(self.network.state_dict())
 
-    def go_on_from(self, weights: dict[str, Tensor]) -> None:
-        """Takes the weights of another training of the same network."""
-        self.network.load_state_dict(weights)
+    def go_on_from(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the weights of another training of the same network on the same clips."""
+        self.network.load_state_dict(join_outputs(checkpoint["network"], checkpoint["auxiliary"]))
         normalise(self.network)
         self.averaged.load_state_dict(self.network.state_dict())
 
@@ -167,7 +170,7 @@ class Trainer:
         if self.held_out is not None:
             network = fuse(self.averaged)
             logits, owners = window_logits(network, self.held_out.log_mels, self.model, to_device=self._to_device)
-            scores = pooled_scores(logits, owners, n_clips=len(self.held_out.clips))
+            scores = pooled_scores(logits[:, : len(self.model.labels)], owners, n_clips=len(self.held_out.clips))
             value, top1 = macro_map(scores, self.held_out.targets), hit_rate(scores, self.held_out.targets, k=1)
             if value > self.best_map:
                 self.best_map, self.best_step = value, self.step
@@ -187,10 +190,11 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         whole, unfinished = io.BytesIO(), self.work / (name + ".partial")
+        averaged, auxiliary = split_outputs(self.averaged.state_dict(), len(self.model.labels))
         torch.save({
             "format": CHECKPOINT_FORMAT, "version": CHECKPOINT_VERSION,
             "model": self._described(), "recipe": comparable(self.config), "clips": self._digest,
-            "network": self.averaged.state_dict(),  # what is validated, fused and shipped
+            "network": averaged, "auxiliary": auxiliary,  # the first is what is validated, fused and shipped
             "unaveraged": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
             "step": self.step, "best_map": self.best_map, "best_step": self.best_step, "begun_with": self.begun_with,
         }, whole)  # fmt: skip
@@ -214,7 +218,7 @@ class Trainer:
         if _sha256(begun_with) != _sha256(self.begun_with):
             way = f"Give --from the model {begun_with['name']!r} again" if begun_with else "Leave out --from"
             raise CheckpointError(f"{path}: began with other weights. {way}, or train into another folder")
-        self.averaged.load_state_dict(saved["network"])
+        self.averaged.load_state_dict(join_outputs(saved["network"], saved["auxiliary"]))
         self.network.load_state_dict(saved["unaveraged"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step, self.best_map, self.best_step = saved["step"], saved["best_map"], saved["best_step"]
@@ -241,12 +245,8 @@ def _seed_of_step(seed: int, step: int) -> int:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """A cosine after a linear warm-up, once or twice (Loshchilov, Hutter, "SGDR", 2017)."""
-    begin, peak = 0, config.learning_rate
-    end = config.restart_step if 0 < config.restart_step < config.steps else config.steps
-    if end <= step < config.steps:
-        begin, end, peak = end, config.steps, peak / 2
-    if step - begin < config.warmup_steps:
-        return peak * (step - begin + 1) / config.warmup_steps
-    share = (step - begin - config.warmup_steps) / max(1, end - begin - config.warmup_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    """A cosine to 0 after a linear warm-up (Loshchilov, Hutter, "SGDR", 2017, without restarts)."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
