@@ -279,6 +279,7 @@ class TrainConfig:
     mask_frames: int = 20  # longest time mask, two of them
     mask_mels: int = 8  # widest mel mask, two of them
     label_smoothing: float = 0.01  # targets become smoothing / 2 and 1 - smoothing / 2
+    teacher_weight: float = 0.7  # of the scores of a model that teaches; the labels have the rest
     ema_decay: float = 0.999  # of the averaged weights that are validated and kept
     validate_every: int = 250  # steps
     patience: int = 0  # validations without a better mAP before training stops; 0: never
@@ -295,6 +296,8 @@ class TrainConfig:
         for name in ("mixup_probability", "damage_probability", "negatives", "dropout", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 0 or more and less than 1, not {getattr(self, name)}")
+        if not 0 <= self.teacher_weight <= 1:
+            raise ValueError(f"teacher_weight must be 0 to 1, not {self.teacher_weight}")
 
 
 _Record = TypeVar("_Record")

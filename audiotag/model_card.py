@@ -141,7 +141,7 @@ def _figures(config: ModelConfig) -> str:
         "kept weights, the calibration and the default thresholds were chosen on the same clips, so expect a little "
         "less on others. A hit is a clip whose best label (best five labels) holds one of its own, parents included. "
         "Ranges are 95 %, by resampling groups.", "",
-        *_begun_with(config), *_refit(config), *figures_table(config), "",
+        *_begun_with(config), *_taught_by(config), *_refit(config), *figures_table(config), "",
     ]  # fmt: skip
     return "\n".join(
         [*lines, *_at_defaults(exact), *_calibration(config), *_outside(config), *_negatives(config)]
@@ -155,6 +155,15 @@ def _begun_with(config: ModelConfig) -> list[str]:
     name = config.provenance["begun_with"]["name"]
     return [f"The training began with the weights of the model `{name}`: the figures hold if that had not learnt from "
             "these clips.", ""]  # fmt: skip
+
+
+def _taught_by(config: ModelConfig) -> list[str]:
+    """That labels were not all that was taught."""
+    if "taught_by" not in config.provenance:
+        return []
+    name, weight = config.provenance["taught_by"]["name"], config.provenance["recipe"]["teacher_weight"]
+    return [f"The network was taught by the scores of the model `{name}`, trained on the same clips, as well as by "
+            f"labels (with a weight of {weight:g} of 1).", ""]  # fmt: skip
 
 
 def _refit(config: ModelConfig) -> list[str]:

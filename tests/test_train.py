@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import resource
 import shutil
@@ -26,9 +27,11 @@ from audiotag.config import ModelConfig, TrainConfig
 from audiotag.convert import CHECKPOINT_FORMAT
 from audiotag.errors import CheckpointError, DataError, ExitCode, OutputError
 from audiotag.frontend import LogMel, WindowLogMel
-from audiotag.model_folder import open_model_folder
+from audiotag.model_folder import open_model_folder, sha256_of
+from audiotag.network import AudioRepInceptionNeXt
 from audiotag.options import EngineOptions
 from audiotag.tagger import Tagger
+from audiotag.training.auxiliary import join_outputs
 from audiotag.training.batches import load, split
 from audiotag.training.checkpoint import CHECKPOINT_VERSION, load_checkpoint
 from audiotag.training.damage import KINDS
@@ -39,6 +42,7 @@ from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT, own_work_
 from audiotag.training.recipe import model_config
 from audiotag.training.refit import refit
 from audiotag.training.scoring import score_clips
+from audiotag.training.teacher import Teacher
 from audiotag.training.train import train
 from audiotag.training.trainer import Progress, Trainer, learning_rate
 from audiotag.training.validation import cut
@@ -153,9 +157,9 @@ def test_a_refit_hears_as_the_measured_model_does_whatever_the_recipe_is_now(
 ) -> None:
     learnt = []
 
-    def noting_trainer(model: ModelConfig, *given: Any) -> Trainer:
+    def noting_trainer(model: ModelConfig, *given: Any, **named: Any) -> Trainer:
         learnt.append((model.frontend, model.window))
-        return Trainer(model, *given)
+        return Trainer(model, *given, **named)
 
     monkeypatch.setattr("audiotag.training.refit.Trainer", noting_trainer)
     monkeypatch.setattr("audiotag.training.recipe.HOP", 700)
@@ -217,6 +221,85 @@ def test_resuming_with_another_beginning_is_refused(
         train(data, tmp_path / "new", config=recipe, resume=True, start=begun)
     model = train(data, tmp_path / "begun", config=recipe, resume=True, start=begun)
     assert model.provenance["begun_with"]["sha256"] == begun.sha256
+
+
+def test_a_model_can_be_taught_by_one_that_was_trained_before(trained: Path, data: Path, tmp_path: Path) -> None:
+    wider = replace(RECIPE, steps=2, width=8, damage_probability=0.0)  # the teacher's width does not matter
+    model = train(data, tmp_path / "taught", config=wider, teacher=trained)
+    sha256 = sha256_of(work_folder(trained) / BEST_CHECKPOINT)
+    assert model.provenance["taught_by"] == {"name": trained.name, "sha256": sha256}
+    told = f"taught by the scores of the model `{trained.name}`"
+    assert told in (tmp_path / "taught/README.md").read_text(encoding="utf-8")
+
+
+def test_a_taught_model_goes_on_being_taught_as_it_learns_from_all_clips(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, steps=1, damage_probability=0.0)
+    taught, teacher = tmp_path / "taught", tmp_path / "teacher"
+    train(data, taught, config=recipe, teacher=trained)
+    refit(trained, data, teacher, steps=1, learning_rate=1e-9)
+    model = refit(taught, data, tmp_path / "final", steps=1, learning_rate=1e-9, teacher=teacher)
+    sha256 = sha256_of(work_folder(teacher) / LAST_CHECKPOINT)
+    assert model.provenance["refit"]["taught_by"] == {"name": "teacher", "sha256": sha256}
+    assert model.provenance["taught_by"]["name"] == trained.name
+    first = f"was taught by the model '{trained.name}'. Refit that first, and give the outcome as --teacher"
+    for source, given, message in (
+        (taught, None, first),
+        (taught, trained, "was trained with fold '1'. Train both alike"),
+        (trained, teacher, "was not taught by a model. Refit it without --teacher"),
+    ):
+        with pytest.raises(DataError, match=re.escape(message)):
+            refit(source, data, tmp_path / "other", steps=1, learning_rate=1e-9, teacher=given)
+    assert not (tmp_path / "other.training").exists()
+
+
+def test_a_teachers_scores_of_a_window_join_the_labels_that_are_known_and_stand_for_the_others(trained: Path) -> None:
+    model = model_config(("high", "hiss", "low"), RECIPE)
+    saved = load_checkpoint(work_folder(trained) / BEST_CHECKPOINT)
+    network = AudioRepInceptionNeXt(replace(model.network, n_labels=4)).eval()  # the chirp too
+    network.load_state_dict(join_outputs(saved["network"], saved["auxiliary"]))
+    log_mels = torch.randn(2, 1, model.window.n_frames, model.frontend.n_mels)
+    scores = torch.sigmoid(network(log_mels)).detach()
+    targets = torch.tensor([[1.0, 0.0, math.nan, 0.0], [math.nan, 1.0, 0.0, 1.0]])
+    joined = Teacher(trained, model, replace(RECIPE, teacher_weight=0.25)).join(log_mels, targets)
+    expected = torch.where(targets.isnan(), scores, 0.75 * targets + 0.25 * scores)
+    torch.testing.assert_close(joined, expected, rtol=0, atol=1e-5)
+
+
+def test_resuming_with_another_teacher_is_refused(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> ModelConfig:
+        raise KeyboardInterrupt
+
+    recipe = replace(RECIPE, steps=1, damage_probability=0.0)
+    with monkeypatch.context() as late:
+        late.setattr("audiotag.training.train.finish", interrupted)
+        for name, teacher in (("taught", trained), ("alone", None)):
+            with pytest.raises(KeyboardInterrupt):
+                train(data, tmp_path / name, config=recipe, teacher=teacher)
+    with pytest.raises(CheckpointError, match=rf"another teacher\. Give --teacher the model '{trained.name}' again"):
+        train(data, tmp_path / "taught", config=recipe, resume=True)
+    with pytest.raises(CheckpointError, match=r"another teacher\. Leave out --teacher"):
+        train(data, tmp_path / "alone", config=recipe, resume=True, teacher=trained)
+    train(data, tmp_path / "taught", config=recipe, resume=True, teacher=trained)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_frames": 55}, "hears other log-mels or windows than the network to train"),
+        ({"fold": "2"}, "was trained with fold '1'"),
+        ({"auxiliary_min_clips": 0}, "was trained with auxiliary_min_clips 2"),
+    ],
+)
+def test_who_heard_or_learnt_something_else_is_no_teacher(
+    change: dict[str, Any], message: str, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        train(data, tmp_path / "out", config=replace(RECIPE, **change), teacher=trained)
+    assert not (tmp_path / "out.training").exists()
 
 
 def test_a_network_of_another_shape_is_no_beginning(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -311,6 +394,15 @@ def test_resuming_on_other_clips_is_refused(data: Path, tmp_path: Path, change: 
     changed = changed_copy(data, tmp_path / "data", change)
     with pytest.raises(CheckpointError, match="is of other clips, or of clips with other labels, folds or groups"):
         train_only(changed, tmp_path / "work", recipe, resume=True)
+
+
+@CHANGES
+def test_who_learnt_from_other_clips_is_no_teacher(
+    trained: Path, data: Path, tmp_path: Path, change: tuple[str, str]
+) -> None:
+    recipe = replace(RECIPE, steps=1, damage_probability=0.0)
+    with pytest.raises(DataError, match=f"{re.escape(str(trained))}: was trained on other clips"):
+        train(changed_copy(data, tmp_path / "other", change), tmp_path / "out", config=recipe, teacher=trained)
 
 
 def test_resuming_does_not_ask_for_the_order_of_the_clips_nor_their_place(data: Path, tmp_path: Path) -> None:

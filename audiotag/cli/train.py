@@ -67,6 +67,11 @@ def train(
         typer.Option("--from", metavar="MODEL",
                      help="Begin with what a model has learnt: default, a model folder, or a Hub repository."),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A model that train has made of the same data: its scores of each window are "
+                                         "taught beside the labels."),
+    ] = None,
     cache: options.LogMelCache = None,
     license: Annotated[
         str | None, typer.Option(metavar="SPDX", help="Licence of the weights, for the model card.")
@@ -92,7 +97,7 @@ def train(
     source = None if start is None else resolve_model(start, engine=EngineOptions(engine="torch"))
     shown = _TrainingLines(quiet=quiet)
     model = run(
-        data, out, config=config, resume=resume, cache=cache, license=license, start=source,
+        data, out, config=config, resume=resume, cache=cache, license=license, start=source, teacher=teacher,
         on_progress=shown.step, on_clip=shown.clip,
     )  # fmt: skip
     if not quiet:
@@ -110,6 +115,10 @@ def refit(
     learning_rate: Annotated[
         float, typer.Option(metavar="X", help="Peak learning rate of AdamW; that of Muon follows it.", min=1e-9)
     ] = 2e-3,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where MODEL was taught by another: that model after its own refit."),
+    ] = None,
     cache: options.LogMelCache = None,
     resume: options.ResumeTraining = False,
     quiet: options.Quiet = False,
@@ -127,7 +136,7 @@ def refit(
     shown = _TrainingLines(quiet=quiet)
     refitted = run(
         model, data, out, steps=steps, learning_rate=learning_rate, resume=resume, cache=cache,
-        on_progress=shown.step, on_clip=shown.clip,
+        teacher=teacher, on_progress=shown.step, on_clip=shown.clip,
     )  # fmt: skip
     if not quiet:
         say(f"audiotag: {out}: learnt from all folds, keeps the figures of {model}")

@@ -43,6 +43,7 @@ def finish(
     config: TrainConfig,
     license: str | None = None,
     begun_with: dict[str, str] | None = None,
+    taught_by: dict[str, str] | None = None,
     n_unreadable: int = 0,
 ) -> ModelConfig:
     """Fuses the best checkpoint, calibrates, exports, quantises, measures, and writes configs and model card.
@@ -62,6 +63,8 @@ def finish(
     made = provenance(data, config, clips, step, n_unreadable=n_unreadable)
     if begun_with is not None:
         made["begun_with"] = begun_with
+    if taught_by is not None:
+        made["taught_by"] = taught_by
     model = replace(model, license=license, metrics=errors, provenance=made)
     write_configs(out, model)
     return measure_model(out, model, held_out.clips)

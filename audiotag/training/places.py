@@ -23,6 +23,12 @@ def has_checkpoint(out: Path) -> bool:
     return (work_folder(out) / LAST_CHECKPOINT).exists()
 
 
+def kept_checkpoint(out: Path) -> Path:
+    """The checkpoint whose weights a model folder has: the best one, or the last where nothing was held out."""
+    best = work_folder(out) / BEST_CHECKPOINT
+    return best if best.exists() else work_folder(out) / LAST_CHECKPOINT
+
+
 @contextmanager
 def own_work_folder(out: Path) -> Iterator[Path]:
     """The work folder, made if need be, which only one training has at a time.

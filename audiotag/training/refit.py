@@ -26,6 +26,7 @@ from audiotag.training.figures import measure_negatives
 from audiotag.training.finish import fused_checkpoint, provenance, ranges_data
 from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT, has_checkpoint, own_work_folder, work_folder
 from audiotag.training.recipe import model_config
+from audiotag.training.teacher import Teacher
 from audiotag.training.trainer import Progress, Trainer
 from audiotag.training.validation import window_logits
 
@@ -42,19 +43,21 @@ def refit(
     learning_rate: float,
     resume: bool = False,
     cache: Path | None = None,
+    teacher: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> ModelConfig:
     """Goes on from the model folder `source` over all folds of `data`, and writes the model folder `out`.
 
     `source` was made by `train` of the same data, and its checkpoints still lie beside it. `resume` goes on from the
-    last checkpoint of `out`, if there is one.
+    last checkpoint of `out`, if there is one. A model that was taught by another goes on so: `teacher` is that other
+    one after a refit of its own.
 
     Raises:
         ModelError: `source` is not a model folder.
         CheckpointError: there is no checkpoint beside it, or another version of audiotag made it; or `resume`, and the
             one of `out` is of another recipe.
-        DataError: `source` was not trained on these data.
+        DataError: `source` was not trained on these data, or `teacher` is missing, not wanted, or no teacher for it.
         OutputError: another training is writing `out`, or it cannot be written.
     """
     measured = _measured(source)
@@ -64,16 +67,19 @@ def refit(
         learnt_by, fold=NO_FOLD, patience=0, steps=steps, learning_rate=learning_rate, warmup_steps=WARMUP_STEPS
     )
     model = _as_trained(measured, recipe)
+    taught_by = _teacher(source, measured, teacher, model, recipe)
     with own_work_folder(out) as work:
         everything = load(clips, model, recipe, cache=cache or work, on_clip=on_clip)
         best = load_checkpoint(work_folder(source) / BEST_CHECKPOINT)
         if best["clips"] != digest_of(everything.clips):
             raise DataError(f"{data}: has other clips than {source} was trained on, or other labels, folds or groups "
                             "of them. Refit on the data that it was trained on")  # fmt: skip
-        trainer = Trainer(model, recipe, everything, None, work, on_progress)
+        trainer = Trainer(model, recipe, everything, None, work, on_progress, teacher=taught_by)
         trainer.go_on_from(best)
         trainer.run(resume=resume and has_checkpoint(out))
-        made = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
+        made: dict[str, Any] = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
+        if trainer.taught_by is not None:
+            made["taught_by"] = trainer.taught_by
         return _finish(source, out, data, everything, measured, learnt_by, made)
 
 
@@ -84,6 +90,21 @@ def _measured(source: Path) -> ModelConfig:
     if "refit" in measured.provenance:
         raise DataError(f"{source}: has learnt from all folds already. Refit the model that it was made from")
     return measured
+
+
+def _teacher(
+    source: Path, measured: ModelConfig, teacher: Path | None, model: ModelConfig, recipe: TrainConfig
+) -> Teacher | None:
+    """Who is taught by scores has softer ones, and its calibration holds only as long as it goes on so."""
+    if "taught_by" in measured.provenance:
+        if teacher is None:
+            name = measured.provenance["taught_by"]["name"]
+            raise DataError(f"{source}: was taught by the model {name!r}. Refit that first, and give the outcome as "
+                            "--teacher")  # fmt: skip
+        return Teacher(teacher, model, recipe)
+    if teacher is not None:
+        raise DataError(f"{source}: was not taught by a model. Refit it without --teacher")
+    return None
 
 
 def _same_clips(data: Path, source: Path, measured: ModelConfig, recipe: TrainConfig) -> tuple[LabelledClip, ...]:

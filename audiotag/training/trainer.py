@@ -37,6 +37,7 @@ from audiotag.training.metrics import hit_rate, macro_map
 from audiotag.training.optimiser import Optimiser, normalise
 from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT
 from audiotag.training.start import start_from
+from audiotag.training.teacher import Teacher
 from audiotag.training.validation import window_logits
 
 MOST_GRADIENT = 5.0  # norm over all weights; larger ones are scaled down to it
@@ -70,13 +71,18 @@ class Trainer:
         work: Path,
         on_progress: Callable[[Progress], None],
         start: ModelFolder | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.model, self.config, self.work, self.on_progress = model, config, work, on_progress
         self._start = start  # a finished model to begin with
         self.begun_with = None if start is None else {"name": start.name, "sha256": start.sha256}
+        self._teacher = teacher
+        self.taught_by = None if teacher is None else teacher.identity
         self.held_out = held_out
         clips = (*learning.clips, *(held_out.clips if held_out is not None else ()))
         self._digest = digest_of(clips)
+        if teacher is not None:
+            teacher.check_clips(self._digest)
         self._taught = taught_labels(clips, model.labels, min_clips=config.auxiliary_min_clips)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.set_flush_denormal(True)
@@ -140,8 +146,10 @@ class Trainer:
         torch.manual_seed(_seed_of_step(self.config.seed, self.step))  # for dropout
         # Matrix products are the quickest on a CPU; a GPU has kernels for the convolutions themselves.
         forward = self.network if self.device == "cuda" else partial(training_logits, self.network)
-        logits = forward(self._to_device(log_mels))
-        loss = self._loss(logits, torch.from_numpy(targets).to(self.device))
+        heard, wanted = self._to_device(log_mels), torch.from_numpy(targets).to(self.device)
+        if self._teacher is not None:
+            wanted = self._teacher.join(heard, wanted)
+        loss = self._loss(forward(heard), wanted)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), MOST_GRADIENT)
         self.optimiser.step(learning_rate(self.step, self.config))
@@ -197,6 +205,7 @@ class Trainer:
             "network": averaged, "auxiliary": auxiliary,  # the first is what is validated, fused and shipped
             "unaveraged": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
             "step": self.step, "best_map": self.best_map, "best_step": self.best_step, "begun_with": self.begun_with,
+            "taught_by": self.taught_by,
         }, whole)  # fmt: skip
         with explained(self.work):  # torch would tell of a full disk as of an archive that is broken
             unfinished.write_bytes(whole.getbuffer())
@@ -218,6 +227,10 @@ class Trainer:
         if _sha256(begun_with) != _sha256(self.begun_with):
             way = f"Give --from the model {begun_with['name']!r} again" if begun_with else "Leave out --from"
             raise CheckpointError(f"{path}: began with other weights. {way}, or train into another folder")
+        taught_by = saved.get("taught_by")
+        if _sha256(taught_by) != _sha256(self.taught_by):
+            way = f"Give --teacher the model {taught_by['name']!r} again" if taught_by else "Leave out --teacher"
+            raise CheckpointError(f"{path}: was taught by another teacher. {way}, or train into another folder")
         self.averaged.load_state_dict(join_outputs(saved["network"], saved["auxiliary"]))
         self.network.load_state_dict(saved["unaveraged"])
         self.optimiser.load_state_dict(saved["optimiser"])
