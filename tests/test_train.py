@@ -192,6 +192,15 @@ def test_a_model_that_another_version_trained_is_not_refitted(trained: Path, dat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_without_its_checkpoint_is_not_refitted_and_nothing_is_begun(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    alone = Path(shutil.copytree(trained, tmp_path / "alone"))
+    with pytest.raises(CheckpointError, match=rf"{BEST_CHECKPOINT}: does not exist"):
+        refit(alone, data, tmp_path / "out", steps=1, learning_rate=1e-4)
+    assert not work_folder(tmp_path / "out").exists()
+
+
 def test_a_training_that_begins_with_a_model_knows_what_it_knew(trained: Path, data: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, steps=1, learning_rate=1e-9, n_frames=55)  # other windows than the model's
     model = train(data, tmp_path / "again", config=recipe, start=open_model_folder(trained))

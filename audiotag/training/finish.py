@@ -51,7 +51,7 @@ def finish(
     `begun_with` is name and sha256 of the model that the training began with; `n_unreadable` clips were left out.
     """
     clips = (*learning.clips, *held_out.clips)
-    fused, step = fused_checkpoint(work_folder(out) / BEST_CHECKPOINT, model)
+    fused, step = fused_weights(load_checkpoint(work_folder(out) / BEST_CHECKPOINT), model)
     scored = window_logits(fused, held_out.log_mels, model)
     prevalence = label_matrix(clips, model.labels).mean(axis=0)
     groups = [clip.group for clip in held_out.clips]
@@ -70,9 +70,8 @@ def finish(
     return measure_model(out, model, held_out.clips)
 
 
-def fused_checkpoint(path: Path, model: ModelConfig) -> tuple[AudioRepInceptionNeXt, int]:
+def fused_weights(saved: dict[str, Any], model: ModelConfig) -> tuple[AudioRepInceptionNeXt, int]:
     """The network whose averaged weights a checkpoint holds, fused, and the step that they are of."""
-    saved = load_checkpoint(path)
     network = AudioRepInceptionNeXt(model.network)
     network.load_state_dict(saved["network"])
     return fuse(network), saved["step"]

@@ -23,7 +23,7 @@ from audiotag.training.checkpoint import load_checkpoint, recipe_of
 from audiotag.training.credits import write_credits
 from audiotag.training.dataset import LabelledClip, choose_labels, digest_of, read_dataset
 from audiotag.training.figures import measure_negatives
-from audiotag.training.finish import fused_checkpoint, provenance, ranges_data
+from audiotag.training.finish import fused_weights, provenance, ranges_data
 from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT, has_checkpoint, own_work_folder, work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.teacher import Teacher
@@ -68,9 +68,9 @@ def refit(
     )
     model = _as_trained(measured, recipe)
     taught_by = _teacher(source, measured, teacher, model, recipe)
+    best = load_checkpoint(work_folder(source) / BEST_CHECKPOINT)
     with own_work_folder(out) as work:
         everything = load(clips, model, recipe, cache=cache or work, on_clip=on_clip)
-        best = load_checkpoint(work_folder(source) / BEST_CHECKPOINT)
         if best["clips"] != digest_of(everything.clips):
             raise DataError(f"{data}: has other clips than {source} was trained on, or other labels, folds or groups "
                             "of them. Refit on the data that it was trained on")  # fmt: skip
@@ -80,7 +80,7 @@ def refit(
         made: dict[str, Any] = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
         if trainer.taught_by is not None:
             made["taught_by"] = trainer.taught_by
-        return _finish(source, out, data, everything, measured, learnt_by, made)
+        return _finish(best, out, data, everything, measured, learnt_by, made)
 
 
 def _measured(source: Path) -> ModelConfig:
@@ -120,7 +120,7 @@ def _as_trained(measured: ModelConfig, recipe: TrainConfig) -> ModelConfig:
 
 
 def _finish(
-    source: Path,
+    best: dict[str, Any],
     out: Path,
     data: Path,
     everything: Data,
@@ -128,10 +128,10 @@ def _finish(
     recipe: TrainConfig,
     refit: dict[str, Any],
 ) -> ModelConfig:
-    """Calibrates the new weights as the measured ones were by `recipe`, on clips that those had not learnt from."""
+    """Calibrates the new weights as the measured ones, `best`, were by `recipe`, on clips they had not learnt from."""
     model = _as_trained(measured, recipe)
-    before, step = fused_checkpoint(work_folder(source) / BEST_CHECKPOINT, model)
-    fused, _ = fused_checkpoint(work_folder(out) / LAST_CHECKPOINT, model)
+    before, step = fused_weights(best, model)
+    fused, _ = fused_weights(load_checkpoint(work_folder(out) / LAST_CHECKPOINT), model)
     _, held_out = split(everything, recipe.fold)
     prevalence = everything.targets.mean(axis=0)
     scored = window_logits(before, held_out.log_mels, model)
