@@ -212,18 +212,27 @@ def test_a_training_that_begins_with_a_model_knows_what_it_knew(trained: Path, d
     assert told in (tmp_path / "final/README.md").read_text(encoding="utf-8")
 
 
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def unfinished(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A training in here takes its steps, and is interrupted before its model is made of them."""
+    with monkeypatch.context() as late:
+        late.setattr("audiotag.training.train.finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
 def test_resuming_with_another_beginning_is_refused(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any, **__: Any) -> ModelConfig:
-        raise KeyboardInterrupt
-
     recipe, begun = replace(RECIPE, steps=1, damage_probability=0.0), open_model_folder(trained)
-    with monkeypatch.context() as late:
-        late.setattr("audiotag.training.train.finish", interrupted)
-        for name, start in (("begun", begun), ("new", None)):
-            with pytest.raises(KeyboardInterrupt):
-                train(data, tmp_path / name, config=recipe, start=start)
+    with unfinished(monkeypatch):
+        train(data, tmp_path / "begun", config=recipe, start=begun)
+    with unfinished(monkeypatch):
+        train(data, tmp_path / "new", config=recipe)
     with pytest.raises(CheckpointError, match=rf"other weights\. Give --from the model '{begun.name}' again"):
         train(data, tmp_path / "begun", config=recipe, resume=True)
     with pytest.raises(CheckpointError, match=r"other weights\. Leave out --from"):
@@ -279,15 +288,11 @@ def test_a_teachers_scores_of_a_window_join_the_labels_that_are_known_and_stand_
 def test_resuming_with_another_teacher_is_refused(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any, **__: Any) -> ModelConfig:
-        raise KeyboardInterrupt
-
     recipe = replace(RECIPE, steps=1, damage_probability=0.0)
-    with monkeypatch.context() as late:
-        late.setattr("audiotag.training.train.finish", interrupted)
-        for name, teacher in (("taught", trained), ("alone", None)):
-            with pytest.raises(KeyboardInterrupt):
-                train(data, tmp_path / name, config=recipe, teacher=teacher)
+    with unfinished(monkeypatch):
+        train(data, tmp_path / "taught", config=recipe, teacher=trained)
+    with unfinished(monkeypatch):
+        train(data, tmp_path / "alone", config=recipe)
     with pytest.raises(CheckpointError, match=rf"another teacher\. Give --teacher the model '{trained.name}' again"):
         train(data, tmp_path / "taught", config=recipe, resume=True)
     with pytest.raises(CheckpointError, match=r"another teacher\. Leave out --teacher"):
@@ -344,9 +349,6 @@ def test_a_training_that_ended_at_any_time_can_be_gone_on_with_and_a_finished_on
         "train", data, "--out", tmp_path / "model", "--width", "4", "--n-frames", "45", "--fold", "1", "--steps", "2",
         "--min-clips", "3", "--min-groups", "1", "--batch-size", "4", "--damage-probability", "0",
     )  # fmt: skip
-
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
 
     with monkeypatch.context() as early:
         early.setattr("audiotag.training.train.Trainer.run", interrupted)

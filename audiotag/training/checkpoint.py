@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from audiotag.config import TrainConfig, record_from_dict
+from torch import Tensor
+
+from audiotag.config import NetworkConfig, TrainConfig, record_from_dict
 from audiotag.convert import CHECKPOINT_FORMAT, load_archive
 from audiotag.errors import CheckpointError
+from audiotag.network import AudioRepInceptionNeXt, fuse
 
 CHECKPOINT_VERSION = 4  # goes up when what a checkpoint holds changes
 
@@ -26,6 +30,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if saved.get("version") != CHECKPOINT_VERSION:
         raise CheckpointError(f"{path}: was written by another version of audiotag. Go on with that, or train again")
     return saved
+
+
+def fused_network(weights: Mapping[str, Tensor], config: NetworkConfig) -> AudioRepInceptionNeXt:
+    """The network of a checkpoint's averaged weights, fused and in evaluation mode."""
+    network = AudioRepInceptionNeXt(config)
+    network.load_state_dict(weights)
+    return fuse(network)
 
 
 def comparable(config: TrainConfig) -> dict[str, Any]:

@@ -19,10 +19,9 @@ from audiotag.export import write_weights
 from audiotag.journal import explained
 from audiotag.machine import core_count
 from audiotag.model_folder import write_configs
-from audiotag.network import AudioRepInceptionNeXt, fuse
 from audiotag.training.batches import Data
 from audiotag.training.calibration import calibration_errors, fit_platt, fold_into_head
-from audiotag.training.checkpoint import comparable, load_checkpoint
+from audiotag.training.checkpoint import comparable, fused_network, load_checkpoint
 from audiotag.training.credits import write_credits
 from audiotag.training.dataset import NO_CREDIT, LabelledClip, label_matrix, name_of
 from audiotag.training.figures import measure_model
@@ -41,17 +40,17 @@ def finish(
     held_out: Data,
     model: ModelConfig,
     config: TrainConfig,
+    origin: dict[str, Any],
     license: str | None = None,
-    begun_with: dict[str, str] | None = None,
-    taught_by: dict[str, str] | None = None,
     n_unreadable: int = 0,
 ) -> ModelConfig:
     """Fuses the best checkpoint, calibrates, exports, quantises, measures, and writes configs and model card.
 
-    `begun_with` is name and sha256 of the model that the training began with; `n_unreadable` clips were left out.
+    `origin` tells of the models that the training came from, as `Trainer.origin`; `n_unreadable` clips were left out.
     """
     clips = (*learning.clips, *held_out.clips)
-    fused, step = fused_weights(load_checkpoint(work_folder(out) / BEST_CHECKPOINT), model)
+    best = load_checkpoint(work_folder(out) / BEST_CHECKPOINT)
+    fused = fused_network(best["network"], model.network)
     scored = window_logits(fused, held_out.log_mels, model)
     prevalence = label_matrix(clips, model.labels).mean(axis=0)
     groups = [clip.group for clip in held_out.clips]
@@ -60,21 +59,10 @@ def finish(
     with explained(out):
         write_weights(out, fused, model, ranges_data(learning, model, config.seed))
         write_credits(out, clips)
-    made = provenance(data, config, clips, step, n_unreadable=n_unreadable)
-    if begun_with is not None:
-        made["begun_with"] = begun_with
-    if taught_by is not None:
-        made["taught_by"] = taught_by
+    made = provenance(data, config, clips, best["step"], n_unreadable=n_unreadable) | origin
     model = replace(model, license=license, metrics=errors, provenance=made)
     write_configs(out, model)
     return measure_model(out, model, held_out.clips)
-
-
-def fused_weights(saved: dict[str, Any], model: ModelConfig) -> tuple[AudioRepInceptionNeXt, int]:
-    """The network whose averaged weights a checkpoint holds, fused, and the step that they are of."""
-    network = AudioRepInceptionNeXt(model.network)
-    network.load_state_dict(saved["network"])
-    return fuse(network), saved["step"]
 
 
 def ranges_data(data: Data, model: ModelConfig, seed: int) -> Iterator[FloatArray]:

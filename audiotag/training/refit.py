@@ -19,11 +19,11 @@ from audiotag.journal import explained
 from audiotag.model_folder import open_model_folder
 from audiotag.training.batches import Data, load, split
 from audiotag.training.calibration import fit_platt, fold_into_head
-from audiotag.training.checkpoint import load_checkpoint, recipe_of
+from audiotag.training.checkpoint import fused_network, load_checkpoint, recipe_of
 from audiotag.training.credits import write_credits
 from audiotag.training.dataset import LabelledClip, choose_labels, digest_of, read_dataset
 from audiotag.training.figures import measure_negatives
-from audiotag.training.finish import fused_weights, provenance, ranges_data
+from audiotag.training.finish import provenance, ranges_data
 from audiotag.training.places import BEST_CHECKPOINT, LAST_CHECKPOINT, has_checkpoint, own_work_folder, work_folder
 from audiotag.training.recipe import model_config
 from audiotag.training.teacher import Teacher
@@ -77,9 +77,7 @@ def refit(
         trainer = Trainer(model, recipe, everything, None, work, on_progress, teacher=taught_by)
         trainer.go_on_from(best)
         trainer.run(resume=resume and has_checkpoint(out))
-        made: dict[str, Any] = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate}
-        if trainer.taught_by is not None:
-            made["taught_by"] = trainer.taught_by
+        made = {"n_clips": len(everything.clips), "steps": steps, "learning_rate": learning_rate, **trainer.origin}
         return _finish(best, out, data, everything, measured, learnt_by, made)
 
 
@@ -130,8 +128,8 @@ def _finish(
 ) -> ModelConfig:
     """Calibrates the new weights as the measured ones, `best`, were by `recipe`, on clips they had not learnt from."""
     model = _as_trained(measured, recipe)
-    before, step = fused_weights(best, model)
-    fused, _ = fused_weights(load_checkpoint(work_folder(out) / LAST_CHECKPOINT), model)
+    before = fused_network(best["network"], model.network)
+    fused = fused_network(load_checkpoint(work_folder(out) / LAST_CHECKPOINT)["network"], model.network)
     _, held_out = split(everything, recipe.fold)
     prevalence = everything.targets.mean(axis=0)
     scored = window_logits(before, held_out.log_mels, model)
@@ -141,7 +139,7 @@ def _finish(
         write_credits(out, everything.clips)
     made = {
         **measured.provenance,
-        **provenance(data, recipe, everything.clips, step, n_unreadable=everything.n_unreadable),
+        **provenance(data, recipe, everything.clips, best["step"], n_unreadable=everything.n_unreadable),
         "refit": refit,
     }
     return measure_negatives(out, replace(measured, provenance=made))

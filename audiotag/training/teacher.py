@@ -17,10 +17,9 @@ from torch import Tensor
 
 from audiotag.config import ModelConfig, TrainConfig
 from audiotag.errors import DataError
-from audiotag.model_folder import model_config_from_json, open_model_folder, sha256_of
-from audiotag.network import AudioRepInceptionNeXt, fuse
+from audiotag.model_folder import open_model_folder, sha256_of
 from audiotag.training.auxiliary import join_outputs
-from audiotag.training.checkpoint import load_checkpoint
+from audiotag.training.checkpoint import fused_network, load_checkpoint
 from audiotag.training.places import kept_checkpoint
 
 # What decides which clips have been learnt from, and which outputs there are.
@@ -38,21 +37,19 @@ class Teacher:
             CheckpointError: there is no checkpoint beside it, or another version of audiotag made it.
             DataError: it hears or names something else than `model`, or was not trained as `config` says.
         """
-        open_model_folder(source)
+        own = open_model_folder(source).config
         path = kept_checkpoint(source)
         saved = load_checkpoint(path)
-        own = model_config_from_json(saved["model"]["config"], saved["model"]["preprocessor"], where=path)
         if own.to_preprocessor_dict() != model.to_preprocessor_dict():
             raise DataError(f"{source}: hears other log-mels or windows than the network to train. Make them alike, or "
                             "train without --teacher")  # fmt: skip
-        for name, value in ((name, saved["recipe"][name]) for name in _SHARED):
+        for name in _SHARED:
+            value = saved["recipe"][name]
             if value != getattr(config, name):
                 raise DataError(f"{source}: was trained with {name} {value!r}. Train both alike, or without --teacher")
         weights = join_outputs(saved["network"], saved["auxiliary"])
-        network = AudioRepInceptionNeXt(replace(own.network, n_labels=len(weights["head.bias"])))
-        network.load_state_dict(weights)
-        self._network = fuse(network).eval()
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = fused_network(weights, replace(own.network, n_labels=len(weights["head.bias"])))
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._source, self._clips, self._weight = source, saved["clips"], config.teacher_weight
         self.identity = {"name": source.name, "sha256": sha256_of(path)}
 
@@ -68,6 +65,5 @@ class Teacher:
 
         Shape: `[batch, 1, frame, mel]`, `[batch, class]` with NaN where not known -> `[batch, class]`.
         """
-        self._network.to(log_mels.device)
-        scores = torch.sigmoid(self._network(log_mels))
+        scores = torch.sigmoid(self.network(log_mels))
         return torch.where(targets.isnan(), scores, targets.lerp(scores, self._weight))

@@ -71,6 +71,5 @@ def train(
         trainer.run(resume=resume and has_checkpoint(out))
         return finish(
             out, data=data, learning=learning, held_out=held_out, model=model, config=config,
-            license=license, begun_with=trainer.begun_with, taught_by=trainer.taught_by,
-            n_unreadable=everything.n_unreadable,
+            license=license, origin=trainer.origin, n_unreadable=everything.n_unreadable,
         )  # fmt: skip

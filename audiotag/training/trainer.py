@@ -42,6 +42,12 @@ from audiotag.training.validation import window_logits
 
 MOST_GRADIENT = 5.0  # norm over all weights; larger ones are scaled down to it
 
+# Part of a training's origin, its option, and what is told where a resumed training has another.
+_OTHER_ORIGINS = (
+    ("begun_with", "--from", "began with other weights"),
+    ("taught_by", "--teacher", "was taught by another teacher"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
@@ -75,16 +81,16 @@ class Trainer:
     ) -> None:
         self.model, self.config, self.work, self.on_progress = model, config, work, on_progress
         self._start = start  # a finished model to begin with
-        self.begun_with = None if start is None else {"name": start.name, "sha256": start.sha256}
         self._teacher = teacher
-        self.taught_by = None if teacher is None else teacher.identity
+        self.origin = _origin(start, teacher)
         self.held_out = held_out
         clips = (*learning.clips, *(held_out.clips if held_out is not None else ()))
         self._digest = digest_of(clips)
-        if teacher is not None:
-            teacher.check_clips(self._digest)
         self._taught = taught_labels(clips, model.labels, min_clips=config.auxiliary_min_clips)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if teacher is not None:
+            teacher.check_clips(self._digest)
+            teacher.network.to(self.device)
         torch.set_flush_denormal(True)
         torch.manual_seed(config.seed)
         self.network = AudioRepInceptionNeXt(replace(model.network, n_labels=len(self._taught)))
@@ -204,8 +210,7 @@ class Trainer:
             "model": self._described(), "recipe": comparable(self.config), "clips": self._digest,
             "network": averaged, "auxiliary": auxiliary,  # the first is what is validated, fused and shipped
             "unaveraged": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "step": self.step, "best_map": self.best_map, "best_step": self.best_step, "begun_with": self.begun_with,
-            "taught_by": self.taught_by,
+            "step": self.step, "best_map": self.best_map, "best_step": self.best_step, **self.origin,
         }, whole)  # fmt: skip
         with explained(self.work):  # torch would tell of a full disk as of an archive that is broken
             unfinished.write_bytes(whole.getbuffer())
@@ -223,22 +228,25 @@ class Trainer:
         if saved["clips"] != self._digest:
             way = "Bring them back, or train into another folder"
             raise CheckpointError(f"{path}: is of other clips, or of clips with other labels, folds or groups. {way}")
-        begun_with = saved.get("begun_with")
-        if _sha256(begun_with) != _sha256(self.begun_with):
-            way = f"Give --from the model {begun_with['name']!r} again" if begun_with else "Leave out --from"
-            raise CheckpointError(f"{path}: began with other weights. {way}, or train into another folder")
-        taught_by = saved.get("taught_by")
-        if _sha256(taught_by) != _sha256(self.taught_by):
-            way = f"Give --teacher the model {taught_by['name']!r} again" if taught_by else "Leave out --teacher"
-            raise CheckpointError(f"{path}: was taught by another teacher. {way}, or train into another folder")
+        for part, option, differs in _OTHER_ORIGINS:
+            before, now = saved.get(part), self.origin.get(part)
+            if (before and before["sha256"]) != (now and now["sha256"]):
+                way = f"Give {option} the model {before['name']!r} again" if before else f"Leave out {option}"
+                raise CheckpointError(f"{path}: {differs}. {way}, or train into another folder")
         self.averaged.load_state_dict(join_outputs(saved["network"], saved["auxiliary"]))
         self.network.load_state_dict(saved["unaveraged"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step, self.best_map, self.best_step = saved["step"], saved["best_map"], saved["best_step"]
 
 
-def _sha256(model: dict[str, str] | None) -> str | None:
-    return None if model is None else model["sha256"]
+def _origin(start: ModelFolder | None, teacher: Teacher | None) -> dict[str, dict[str, str]]:
+    """Name and sha256 of the models that a training came from, by their part in it."""
+    origin = {}
+    if start is not None:
+        origin["begun_with"] = {"name": start.name, "sha256": start.sha256}
+    if teacher is not None:
+        origin["taught_by"] = teacher.identity
+    return origin
 
 
 @torch.no_grad()
