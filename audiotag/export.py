@@ -39,7 +39,7 @@ from audiotag.frontend import WindowLogMel
 from audiotag.inputs import Input, find_inputs
 from audiotag.model_card import write_model_card
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, ModelFolder, write_configs
-from audiotag.network import AudioRepInceptionNeXt, Block, load_fused, save_fused
+from audiotag.network import AudioRepInceptionNeXt, Block, load_fused, save_fused, stored_type
 from audiotag.windows import cut_windows
 from audiotag.writers import output_error
 
@@ -70,7 +70,8 @@ LEAST_INT8_CORRELATION, USUAL_INT8_CORRELATION = 0.5, 0.9
 class _Graph:
     """Nodes and weights of a graph under construction; every method takes and gives the name of a tensor."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype  # what weights are stored in; they are cast to float32 where the session is opened
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
@@ -79,8 +80,10 @@ class _Graph:
         return name
 
     def weight(self, tensor: torch.Tensor, name: str) -> str:
-        self.weights.append(numpy_helper.from_array(tensor.detach().float().cpu().numpy(), name))
-        return name
+        is_exact = self.dtype == torch.float32
+        stored = name if is_exact else f"{name}.stored"
+        self.weights.append(numpy_helper.from_array(tensor.detach().to(self.dtype).cpu().numpy(), stored))
+        return name if is_exact else self.add("Cast", [stored], name, to=TensorProto.FLOAT)
 
     def conv(self, module: nn.Module, x: str, name: str) -> str:
         assert isinstance(module, nn.Conv2d)
@@ -117,13 +120,17 @@ class _Graph:
         return self.add("Gemm", [x, *head], OUTPUT, transB=1)
 
 
-def export_onnx(network: AudioRepInceptionNeXt, path: Path, *, n_frames: int, n_mels: int) -> None:
+def export_onnx(
+    network: AudioRepInceptionNeXt, path: Path, *, n_frames: int, n_mels: int, dtype: torch.dtype | None = None
+) -> None:
     """Writes a fused network as float32 ONNX: `log_mel [batch, 1, n_frames, n_mels]` -> `logits [batch, class]`.
+
+    The weights are stored as `dtype`, or as safetensors would store them.
 
     Raises:
         ModelError: ONNX Runtime's logits are not torch's; nothing is left behind.
     """
-    graph = _Graph()
+    graph = _Graph(dtype or stored_type(network))
     graph.network(network)
     n_labels = network.config.n_labels
     model = helper.make_model(
@@ -207,7 +214,9 @@ def quantise_int8(network: AudioRepInceptionNeXt, path: Path, calibration: Itera
     exact, partial = path.with_suffix(".ready"), path.with_suffix(".partial")
     _, _, n_frames, n_mels = batches[0].shape
     try:
-        export_onnx(ready_for_int8(network, batches), exact, n_frames=n_frames, n_mels=n_mels)
+        # Weights behind a cast would not be quantised.
+        ready = ready_for_int8(network, batches)
+        export_onnx(ready, exact, n_frames=n_frames, n_mels=n_mels, dtype=torch.float32)
         _quantise(exact, partial, batches)
         _verify_int8(network, partial, batches[0], path)
         partial.replace(path)

@@ -180,15 +180,33 @@ def _conv_with_bias_like(conv: nn.Conv2d) -> nn.Conv2d:
     )  # fmt: skip
 
 
+@torch.no_grad()
+def round_to_half(network: AudioRepInceptionNeXt) -> None:
+    """Rounds a network's weights to numbers that float16 holds as well, in place: its files then take half the bytes.
+
+    They are computed with in float32 as before. Tensors with numbers beyond float16's range stay as they are.
+    """
+    for tensor in network.state_dict().values():
+        if tensor.abs().max() <= torch.finfo(torch.float16).max:
+            tensor.copy_(tensor.half())
+
+
+def stored_type(network: AudioRepInceptionNeXt) -> torch.dtype:
+    """What a network's files hold its weights in: float16 if that loses nothing of any of them, else float32."""
+    lossless = all(torch.equal(tensor.half().float(), tensor) for tensor in network.state_dict().values())
+    return torch.float16 if lossless else torch.float32
+
+
 def save_fused(network: AudioRepInceptionNeXt, path: Path) -> None:
-    """Writes the weights of a fused network as safetensors, float32."""
-    tensors = {name: tensor.float().contiguous() for name, tensor in network.state_dict().items()}
+    """Writes the weights of a fused network as safetensors, in their `stored_type`."""
+    dtype = stored_type(network)
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in network.state_dict().items()}
     # Not save_file: it makes files that only their owner can read.
     path.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
 
 
 def load_fused(path: Path, config: NetworkConfig) -> AudioRepInceptionNeXt:
-    """The fused network in evaluation mode, with the weights of a safetensors file.
+    """The fused network in evaluation mode, float32, with the weights of a safetensors file.
 
     Raises:
         ModelError: the file is no safetensors, or a tensor is missing, unknown or of another shape.

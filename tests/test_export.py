@@ -21,6 +21,7 @@ import torch
 from conftest import TINY_RATE, Ran, chirp, make_tiny_network, noise, siren, tone
 
 from audiotag.config import ModelConfig, NetworkConfig
+from audiotag.engines.onnx import open_session
 from audiotag.errors import DataError, ModelError, OutputError
 from audiotag.export import (
     FP32_TOLERANCE,
@@ -34,7 +35,7 @@ from audiotag.export import (
 )
 from audiotag.frontend import WindowLogMel
 from audiotag.model_folder import ONNX, ONNX_INT8, WEIGHTS, open_model_folder, write_configs
-from audiotag.network import AudioRepInceptionNeXt, fuse, save_fused
+from audiotag.network import AudioRepInceptionNeXt, fuse, round_to_half, save_fused
 
 Run = Callable[..., Ran]
 
@@ -85,6 +86,35 @@ def test_the_file_is_the_same_every_time_and_holds_nothing_but_the_network(tiny_
     assert sorted(os.listdir(tmp_path)) == ["a.onnx", "b.onnx"]
     kinds = {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
     assert kinds == {"Conv", "Relu", "Add", "MaxPool", "GlobalAveragePool", "Flatten", "Gemm"}
+
+
+def test_rounded_weights_take_half_the_bytes_and_are_computed_with_in_float32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = fuse(AudioRepInceptionNeXt(NetworkConfig(n_labels=3, width=8)))
+    export_onnx(network, tmp_path / "exact.onnx", n_frames=40, n_mels=16)
+    round_to_half(network)
+    export_onnx(network, tmp_path / "rounded.onnx", n_frames=40, n_mels=16)
+    exact, rounded = ((tmp_path / f"{name}.onnx").stat().st_size for name in ("exact", "rounded"))
+    assert rounded < 0.55 * exact
+    log_mels = np.random.default_rng(0).normal(size=(2, 1, 40, 16)).astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(log_mels)).numpy()
+    np.testing.assert_allclose(logits_of(tmp_path / "rounded.onnx", log_mels), expected, rtol=1e-4, atol=1e-5)
+    open_session(tmp_path / "rounded.onnx", tmp_path / "optimised.onnx")  # as it is run: nothing is left to be cast
+    assert "Cast" not in {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+
+
+def test_int8_quantises_rounded_weights_as_it_does_exact_ones(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = fuse(AudioRepInceptionNeXt(NetworkConfig(n_labels=3, width=8)))
+    round_to_half(network)
+    log_mels = np.random.default_rng(0).normal(size=(8, 1, 40, 16)).astype(np.float32)
+    quantise_int8(network, tmp_path / "int8.onnx", [log_mels])
+    stored = {tensor.name: tensor for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+    n_bytes = {kind: sum(len(each.raw_data) for each in stored.values() if each.data_type == kind)
+               for kind in (onnx.TensorProto.INT8, onnx.TensorProto.FLOAT)}  # fmt: skip
+    assert n_bytes[onnx.TensorProto.INT8] > 0.9 * sum(tensor.numel() for tensor in network.parameters())
+    assert n_bytes[onnx.TensorProto.FLOAT] < n_bytes[onnx.TensorProto.INT8]
 
 
 def test_a_file_that_is_another_network_is_not_verified(tiny_network: Any, tmp_path: Path) -> None:

@@ -6,12 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 from audiotag.config import NetworkConfig
 from audiotag.errors import ModelError
-from audiotag.network import AudioRepInceptionNeXt, MultiBranchConv, fuse, initialise, load_fused, save_fused
+from audiotag.network import (
+    AudioRepInceptionNeXt,
+    MultiBranchConv,
+    fuse,
+    initialise,
+    load_fused,
+    round_to_half,
+    save_fused,
+    stored_type,
+)
 
 PUBLISHED = NetworkConfig(n_labels=309)
 TINY = NetworkConfig(n_labels=5, width=4, depths=(1, 2, 1, 1), kernel_sizes=(7, 5, 3))
@@ -99,6 +109,30 @@ def test_weights_survive_a_file(tmp_path: Path) -> None:
     save_fused(fused, tmp_path / "model.safetensors")
     loaded = load_fused(tmp_path / "model.safetensors", TINY)
     torch.testing.assert_close(dict(loaded.state_dict()), dict(fused.state_dict()), rtol=0, atol=0)
+
+
+def test_rounded_weights_take_half_the_bytes_and_lose_nothing_in_a_file(tmp_path: Path) -> None:
+    exact, rounded = fuse(randomised(TINY)), fuse(randomised(TINY))
+    round_to_half(rounded)
+    for name, network in {"exact": exact, "rounded": rounded}.items():
+        save_fused(network, tmp_path / name)
+        loaded = load_fused(tmp_path / name, TINY)
+        torch.testing.assert_close(dict(loaded.state_dict()), dict(network.state_dict()), rtol=0, atol=0)
+    x = torch.rand(2, 1, 33, 16)
+    torch.testing.assert_close(rounded(x), exact(x), rtol=5e-3, atol=5e-3)
+    saved = {name: safetensors.torch.load_file(tmp_path / name) for name in ("exact", "rounded")}
+    assert {tensor.dtype for tensor in saved["exact"].values()} == {torch.float32}
+    assert {tensor.dtype for tensor in saved["rounded"].values()} == {torch.float16}
+
+
+@torch.no_grad()
+def test_weights_beyond_half_precisions_range_are_not_rounded() -> None:
+    network = fuse(randomised(TINY))
+    network.head.bias[0] = 70_000.0
+    kept = network.head.bias.clone()
+    round_to_half(network)
+    assert torch.equal(network.head.bias, kept)
+    assert stored_type(network) == torch.float32
 
 
 def test_a_file_that_does_not_fit_names_the_tensor(tmp_path: Path) -> None:

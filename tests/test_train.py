@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import scipy.special
 import soundfile
 import torch
@@ -92,6 +93,8 @@ def test_training_leaves_a_whole_model_folder_with_its_measured_figures(trained:
     for name in ("config.json", "preprocessor_config.json", "model.safetensors", "onnx/model.onnx",
                  "onnx/model_int8.onnx", "README.md"):  # fmt: skip
         assert (trained / name).stat().st_size > 0, name
+    weights = safetensors.torch.load_file(trained / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}, "half the bytes"
     config = open_model_folder(trained).config
     assert config.labels == ("high", "hiss", "low")
     assert config.activation == "sigmoid"
@@ -139,6 +142,8 @@ def test_a_refit_learns_from_the_held_out_fold_and_keeps_the_figures(trained: Pa
     assert final.config == made
     assert final.config.metrics["fp32"] == measured.metrics["fp32"]
     assert final.config.provenance["refit"] == {"n_clips": 24, "steps": 3, "learning_rate": 1e-4}
+    sizes = {(folder / "model.safetensors").stat().st_size for folder in (trained, tmp_path / "final")}
+    assert len(sizes) == 1  # half the bytes, both
     assert "before the last 3 steps" in (tmp_path / "final/README.md").read_text(encoding="utf-8")
     clips = read_dataset(data)
     before, after = (measured_on(clips, folder, "int8") for folder in (trained, tmp_path / "final"))

@@ -19,6 +19,7 @@ from audiotag.export import write_weights
 from audiotag.journal import explained
 from audiotag.machine import core_count
 from audiotag.model_folder import write_configs
+from audiotag.network import round_to_half
 from audiotag.training.batches import Data
 from audiotag.training.calibration import calibration_errors, fit_platt, fold_into_head
 from audiotag.training.checkpoint import comparable, fused_network, load_checkpoint
@@ -56,6 +57,7 @@ def finish(
     groups = [clip.group for clip in held_out.clips]
     errors = calibration_errors(*scored, held_out.targets, groups=groups, prevalence=prevalence)
     fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
+    round_to_half(fused)
     with explained(out):
         write_weights(out, fused, model, ranges_data(learning, model, config.seed))
         write_credits(out, clips)

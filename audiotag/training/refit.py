@@ -17,6 +17,7 @@ from audiotag.errors import DataError
 from audiotag.export import write_weights
 from audiotag.journal import explained
 from audiotag.model_folder import open_model_folder
+from audiotag.network import round_to_half
 from audiotag.training.batches import Data, load, split
 from audiotag.training.calibration import fit_platt, fold_into_head
 from audiotag.training.checkpoint import fused_network, load_checkpoint, recipe_of
@@ -134,6 +135,7 @@ def _finish(
     prevalence = everything.targets.mean(axis=0)
     scored = window_logits(before, held_out.log_mels, model)
     fold_into_head(fused, fit_platt(*scored, held_out.targets, prevalence=prevalence))
+    round_to_half(fused)
     with explained(out):
         write_weights(out, fused, model, ranges_data(everything, model, recipe.seed))
         write_credits(out, everything.clips)
